@@ -1,0 +1,4 @@
+//! The daemon, in reading order.
+
+pub mod schema_registry;
+pub mod topic_log;

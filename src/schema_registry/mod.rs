@@ -1,0 +1,38 @@
+//! Schema registry: one interface for the built-in server and (later) an external one.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+/// What converters need of a registry. Implementations cache; both calls are cheap after the first.
+pub trait SchemaRegistry: Send + Sync + 'static {
+    /// Registers a schema (Avro JSON) under a subject, or finds it there; answers its id. Durable when it returns.
+    fn register<'a>(&'a self, subject: &'a str, schema: &'a str)
+    -> BoxFuture<'a, Result<u32, RegistryError>>;
+    /// The schema (Avro JSON) behind an id.
+    fn schema(&self, id: u32) -> BoxFuture<'_, Result<Arc<str>, RegistryError>>;
+}
+
+/// Why the registry said no.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The text is no Avro schema.
+    #[error("not a valid Avro schema: {0}")]
+    Invalid(String),
+    /// The subject's compatibility level forbids it.
+    #[error("schema is incompatible with version {version} of subject `{subject}`: {reason}")]
+    Incompatible {
+        /// Subject.
+        subject: String,
+        /// The version it clashes with.
+        version: u32,
+        /// First difference that breaks readers.
+        reason: String,
+    },
+    /// No such id or subject.
+    #[error("{0}")]
+    NotFound(String),
+    /// It could not be reached or could not store.
+    #[error("the schema registry is unavailable: {0}")]
+    Unavailable(String),
+}

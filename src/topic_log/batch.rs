@@ -1,0 +1,222 @@
+//! The record batch: many records as one run of bytes, encoded by the task that makes them and stored as they are.
+//!
+//! Layout, integers as unsigned LEB128 unless said:
+//! `common headers | record*`, where headers are `count, (name length, name, value length, value)*` and a record is
+//! `zigzag timestamp delta (ms, against the previous record), key length + 1 (0 = null), key, value length + 1
+//! (0 = tombstone), value, headers`. The common headers belong to every record of the batch, in front of its own: what
+//! is the same for all (Debezium's `__debezium.context.*`) is stored once.
+
+use bytes::Bytes;
+
+use super::LogError;
+
+/// Encoded records. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RecordBatch {
+    body: Bytes,
+    count: u32,
+    max_timestamp_ms: i64,
+}
+
+/// A header: name and value.
+pub type Header<'a> = (&'a str, &'a [u8]);
+
+/// One record, borrowed from its batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordRef {
+    /// Milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Key bytes with the converter's prefix; `None` is a null key.
+    pub key: Option<Bytes>,
+    /// Value bytes with the converter's prefix; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// The batch's common headers, then the record's own.
+    pub headers: Vec<(Bytes, Bytes)>,
+}
+
+impl RecordBatch {
+    /// Takes stored bytes as a batch. The caller has checked their checksum.
+    #[must_use]
+    pub fn from_stored(body: Bytes, count: u32, max_timestamp_ms: i64) -> Self {
+        Self { body, count, max_timestamp_ms }
+    }
+    /// Number of records.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+    /// The largest record timestamp.
+    #[must_use]
+    pub fn max_timestamp_ms(&self) -> i64 {
+        self.max_timestamp_ms
+    }
+    /// The encoded bytes.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+    /// Length of the encoded bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.body.len()
+    }
+    /// The records in order, sharing the batch's memory.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when the bytes are not `count` whole records; never a panic.
+    pub fn records(&self) -> Result<Vec<RecordRef>, LogError> {
+        let mut reader = Reader { body: &self.body, at: 0 };
+        let common = reader.headers()?;
+        let mut timestamp_ms = 0i64;
+        // A count from damaged bytes must not choose the allocation: each record takes at least four bytes.
+        let mut records = Vec::with_capacity((self.count as usize).min(self.body.len() / 4 + 1));
+        for _ in 0..self.count {
+            let delta = reader.varint()?;
+            timestamp_ms = timestamp_ms.wrapping_add(unzigzag(delta));
+            let key = reader.nullable()?;
+            let value = reader.nullable()?;
+            let own = reader.headers()?;
+            let headers = if own.is_empty() { common.clone() } else { [common.clone(), own].concat() };
+            records.push(RecordRef { timestamp_ms, key, value, headers });
+        }
+        if reader.at == self.body.len() { Ok(records) } else { Err(damaged("bytes after the last record")) }
+    }
+}
+
+/// Encodes records into a [`RecordBatch`].
+#[derive(Debug)]
+pub struct RecordBatchBuilder {
+    body: Vec<u8>,
+    count: u32,
+    last_timestamp_ms: i64,
+    max_timestamp_ms: i64,
+}
+
+impl RecordBatchBuilder {
+    /// An empty batch whose records all carry `common` headers.
+    #[must_use]
+    pub fn new(common: &[Header<'_>]) -> Self {
+        let mut body = Vec::new();
+        put_headers(&mut body, common);
+        Self { body, count: 0, last_timestamp_ms: 0, max_timestamp_ms: i64::MIN }
+    }
+    /// Appends a record.
+    pub fn push(
+        &mut self,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header<'_>],
+    ) {
+        put_varint(&mut self.body, zigzag(timestamp_ms.wrapping_sub(self.last_timestamp_ms)));
+        self.last_timestamp_ms = timestamp_ms;
+        self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
+        put_nullable(&mut self.body, key);
+        put_nullable(&mut self.body, value);
+        put_headers(&mut self.body, headers);
+        self.count += 1;
+    }
+    /// Bytes so far.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.body.len()
+    }
+    /// Records so far.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+    /// Finishes the batch.
+    #[must_use]
+    pub fn build(self) -> RecordBatch {
+        RecordBatch { body: self.body.into(), count: self.count, max_timestamp_ms: self.max_timestamp_ms }
+    }
+}
+
+fn zigzag(n: i64) -> u64 {
+    ((n << 1) ^ (n >> 63)).cast_unsigned()
+}
+
+fn unzigzag(n: u64) -> i64 {
+    (n >> 1).cast_signed() ^ -((n & 1).cast_signed())
+}
+
+fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push((n & 0x7f) as u8);
+}
+
+fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    match bytes {
+        None => out.push(0),
+        Some(bytes) => {
+            put_varint(out, bytes.len() as u64 + 1);
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+fn put_headers(out: &mut Vec<u8>, headers: &[Header<'_>]) {
+    put_varint(out, headers.len() as u64);
+    for (name, value) in headers {
+        put_varint(out, name.len() as u64);
+        out.extend_from_slice(name.as_bytes());
+        put_varint(out, value.len() as u64);
+        out.extend_from_slice(value);
+    }
+}
+
+fn damaged(what: &str) -> LogError {
+    LogError::Corrupt { message: format!("a record batch holds {what}") }
+}
+
+struct Reader<'a> {
+    body: &'a Bytes,
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn varint(&mut self) -> Result<u64, LogError> {
+        let mut n = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.body.get(self.at).ok_or_else(|| damaged("a number cut short"))?;
+            self.at += 1;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(n);
+            }
+        }
+        Err(damaged("a number longer than ten bytes"))
+    }
+    fn slice(&mut self, len: u64) -> Result<Bytes, LogError> {
+        let end = usize::try_from(len).ok().and_then(|len| self.at.checked_add(len));
+        let end =
+            end.filter(|&end| end <= self.body.len()).ok_or_else(|| damaged("a field longer than itself"))?;
+        let slice = self.body.slice(self.at..end);
+        self.at = end;
+        Ok(slice)
+    }
+    fn nullable(&mut self) -> Result<Option<Bytes>, LogError> {
+        match self.varint()? {
+            0 => Ok(None),
+            len => self.slice(len - 1).map(Some),
+        }
+    }
+    fn headers(&mut self) -> Result<Vec<(Bytes, Bytes)>, LogError> {
+        let count = self.varint()?;
+        if count > self.body.len() as u64 {
+            return Err(damaged("more headers than bytes"));
+        }
+        (0..count)
+            .map(|_| {
+                let len = self.varint()?;
+                let name = self.slice(len)?;
+                let len = self.varint()?;
+                Ok((name, self.slice(len)?))
+            })
+            .collect()
+    }
+}
