@@ -1,0 +1,442 @@
+//! Changes to records.
+//!
+//! **Order.** One visit goes through the changes in commit order and appends each one's records at once, so records of a key are
+//! in commit order, and a change's records (`d`, tombstone, `c` of a rekey) are adjacent in each partition.
+//!
+//! **All or nothing per change.** A change that can't be encoded leaves nothing behind: key and values are encoded into
+//! scratch buffers first and reach the batch only when all of them succeeded. What happens then is the caller's policy.
+//!
+//! **Registration.** The schema registry is asked only when a table version is met for the first time. A visit can't wait, so it
+//! stops at the first change of an unknown table; [`EventEncoder::encode`] registers the table and visits again from there.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rowstream_api::{Change, ChangeSet, ChangeView, ConnectorError, Op, RecordError, RowView, Stage, TableSchema, TopicPartition, ValueRef};
+use rowstream_avro::{AvroDecoder, EnvelopePlan, put_frame_header, to_avro_json};
+
+use super::partition::partition_of;
+use crate::{
+    schema_registry::{RegistryError, SchemaRegistry},
+    topic_log::{LogWriter, RecordBatchBuilder, TopicBatch, batch::Header},
+};
+
+/// A record batch is closed at this size; a larger single record makes a batch of its own.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Names the columns of a record that hold a placeholder because the source did not send their unchanged values.
+pub const UNAVAILABLE_HEADER: &str = "__rowstream.unavailable";
+
+/// Records waiting to be committed together.
+#[derive(Default)]
+pub struct RecordGroup {
+    open: BTreeMap<TopicPartition, RecordBatchBuilder>,
+    closed: Vec<TopicBatch>,
+    closed_bytes: usize,
+    /// Records so far.
+    pub records: u64,
+    /// Commit time of the newest change, milliseconds since the epoch.
+    pub newest_ms: i64,
+}
+
+impl RecordGroup {
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.closed_bytes + self.open.values().map(RecordBatchBuilder::len_bytes).sum::<usize>()
+    }
+    /// The batches, in order per partition.
+    #[must_use]
+    pub fn into_batches(mut self) -> Vec<TopicBatch> {
+        for (partition, builder) in self.open {
+            self.closed.push(TopicBatch { partition, records: builder.build() });
+        }
+        self.closed
+    }
+    /// Appends a record.
+    pub fn push(&mut self, partition: &TopicPartition, record: &Record<'_>, common: &[Header<'_>]) {
+        // `entry` would clone the partition for every record.
+        let builder = match self.open.get_mut(partition) {
+            Some(builder) => builder,
+            None => self.open.entry(partition.clone()).or_insert_with(|| RecordBatchBuilder::new(common)),
+        };
+        builder.push(record.timestamp_ms, record.key, record.value, record.headers);
+        self.records += 1;
+        self.newest_ms = self.newest_ms.max(record.timestamp_ms);
+        if builder.len_bytes() >= BATCH_BYTES_MAX
+            && let Some((partition, builder)) = self.open.remove_entry(partition)
+        {
+            self.closed_bytes += builder.len_bytes();
+            self.closed.push(TopicBatch { partition, records: builder.build() });
+        }
+    }
+}
+
+/// One record on its way into a group.
+pub struct Record<'a> {
+    /// Milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Framed key.
+    pub key: Option<&'a [u8]>,
+    /// Framed value.
+    pub value: Option<&'a [u8]>,
+    /// Own headers.
+    pub headers: &'a [Header<'a>],
+}
+
+/// What one call achieved.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    /// Changes that became records.
+    pub changes: u64,
+    /// The first change that could not: its ordinal in the set, its topic, and why. Changes before it are in the group,
+    /// changes from it on are not.
+    pub refused: Option<Refused>,
+}
+
+/// A change that could not be encoded.
+#[derive(Debug)]
+pub struct Refused {
+    /// Ordinal in the change set.
+    pub ordinal: usize,
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its framed key, where that much could be encoded.
+    pub key: Option<Vec<u8>>,
+    /// Why.
+    pub error: RecordError,
+}
+
+struct Table {
+    schema: Arc<TableSchema>,
+    plan: EnvelopePlan,
+    key_id: Option<u32>,
+    value_id: u32,
+    partitions: Vec<TopicPartition>,
+}
+
+/// Encodes changes of one source task. Not shared.
+pub struct EventEncoder {
+    registry: Arc<dyn SchemaRegistry>,
+    tables: HashMap<usize, Table>,
+    common: Vec<(String, Vec<u8>)>,
+    scratch: Scratch,
+}
+
+#[derive(Default)]
+struct Scratch {
+    key: Vec<u8>,
+    old_key: Vec<u8>,
+    value: Vec<u8>,
+    second: Vec<u8>,
+    unavailable: Vec<usize>,
+}
+
+enum Pause {
+    Unknown(Arc<TableSchema>, Vec<(String, Vec<u8>)>),
+    Refused(Refused),
+}
+
+impl EventEncoder {
+    /// An encoder for one run of a task; `run_id` goes into every record's context headers.
+    #[must_use]
+    pub fn new(registry: Arc<dyn SchemaRegistry>, task: usize, run_id: &str) -> Self {
+        let common = vec![
+            ("__debezium.context.taskId".to_owned(), task.to_string().into_bytes()),
+            ("__debezium.context.runId".to_owned(), run_id.as_bytes().to_vec()),
+        ];
+        Self { registry, tables: HashMap::new(), common, scratch: Scratch::default() }
+    }
+
+    /// Encodes the changes from ordinal `from` on into `group`.
+    ///
+    /// # Errors
+    /// The registry refused or could not be reached, the log could not make a topic, or the set can't be framed.
+    pub async fn encode(
+        &mut self,
+        changes: &dyn ChangeSet,
+        from: usize,
+        writer: &mut dyn LogWriter,
+        group: &mut RecordGroup,
+    ) -> Result<Encoded, ConnectorError> {
+        let mut done = from;
+        loop {
+            let pause = self.visit(changes, &mut done, group)?;
+            let encoded = Encoded { changes: (done - from) as u64, refused: None };
+            match pause {
+                None => return Ok(encoded),
+                Some(Pause::Unknown(table, logical)) => self.learn(table, logical, writer).await?,
+                Some(Pause::Refused(refused)) => return Ok(Encoded { refused: Some(refused), ..encoded }),
+            }
+        }
+    }
+
+    /// Visits from `done` on until the end, an unknown table or a refused change; moves `done` past what it encoded.
+    fn visit(
+        &mut self,
+        changes: &dyn ChangeSet,
+        done: &mut usize,
+        group: &mut RecordGroup,
+    ) -> Result<Option<Pause>, ConnectorError> {
+        let (tables, scratch) = (&self.tables, &mut self.scratch);
+        let common: Vec<Header<'_>> = self.common.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+        let now_us = now_us();
+        let mut pause = None;
+        let mut ordinal = 0;
+        let skip = *done;
+        let mut visitor = |view: ChangeView<'_>| {
+            ordinal += 1;
+            if ordinal <= skip {
+                return Ok(());
+            }
+            let Some(table) = tables.get(&address(view.table)) else {
+                pause = Some(Pause::Unknown(Arc::clone(view.table), context_headers(&view)));
+                return Err(stop());
+            };
+            match table.push(&view, now_us, scratch, &mut Target { group, common: &common }) {
+                Ok(()) => {
+                    *done = ordinal;
+                    Ok(())
+                }
+                Err(error) => {
+                    let key = (!scratch.key.is_empty()).then(|| scratch.key.clone());
+                    let topic = Arc::clone(&view.table.topic);
+                    pause = Some(Pause::Refused(Refused { ordinal: ordinal - 1, topic, key, error }));
+                    Err(stop())
+                }
+            }
+        };
+        let outcome = changes.visit(&mut visitor);
+        if pause.is_some() { Ok(pause) } else { outcome.map(|()| None) }
+    }
+
+    async fn learn(
+        &mut self,
+        schema: Arc<TableSchema>,
+        context: Vec<(String, Vec<u8>)>,
+        writer: &mut dyn LogWriter,
+    ) -> Result<(), ConnectorError> {
+        for (name, value) in context {
+            if !self.common.iter().any(|(known, _)| *known == name) {
+                self.common.push((name, value));
+            }
+        }
+        let topic = &schema.topic;
+        let key_id = match &schema.key {
+            Some(key) => Some(self.register(&format!("{topic}-key"), &to_avro_json(key)).await?),
+            None => None,
+        };
+        let value_id = self.register(&format!("{topic}-value"), &to_avro_json(&schema.envelope)).await?;
+        let count = writer.partitions(topic).await.map_err(log_error)?;
+        let partitions = (0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect();
+        let plan = EnvelopePlan::compile(&schema)?;
+        self.tables.insert(address(&schema), Table { plan, key_id, value_id, partitions, schema });
+        Ok(())
+    }
+
+    async fn register(&self, subject: &str, schema: &str) -> Result<u32, ConnectorError> {
+        self.registry.register(subject, schema).await.map_err(|error| match error {
+            RegistryError::Unavailable(_) => {
+                ConnectorError::transient("REGISTRY_UNAVAILABLE", format!("register a schema under `{subject}`")).because(error)
+            }
+            RegistryError::Incompatible { .. } => {
+                ConnectorError::fatal("SCHEMA_INCOMPATIBLE", format!("register a schema under `{subject}`"))
+                    .because(error)
+                    .remedy(format!(
+                        "the table changed in a way that readers of `{subject}` can't follow; either set another compatibility level \
+                         (PUT /config/{subject} {{\"compatibility\":\"NONE\"}}) or change the table back, then restart the task"
+                    ))
+            }
+            RegistryError::Invalid(_) | RegistryError::NotFound(_) => {
+                ConnectorError::fatal("SCHEMA_INVALID", format!("register a schema under `{subject}`")).because(error)
+            }
+        })
+    }
+}
+
+struct Target<'a> {
+    group: &'a mut RecordGroup,
+    common: &'a [Header<'a>],
+}
+
+impl Table {
+    /// Encodes one change and appends its records.
+    fn push(
+        &self,
+        view: &ChangeView<'_>,
+        now_us: i64,
+        scratch: &mut Scratch,
+        target: &mut Target<'_>,
+    ) -> Result<(), RecordError> {
+        scratch.key.clear();
+        scratch.unavailable.clear();
+        match view.change {
+            Change::Create { after } => self.single(view, (Op::Create, None, Some(after), after), now_us, scratch, target),
+            Change::Read { after } => self.single(view, (Op::Read, None, Some(after), after), now_us, scratch, target),
+            Change::Update { before, after } => {
+                self.single(view, (Op::Update, before, Some(after), after), now_us, scratch, target)
+            }
+            Change::Delete { before } => {
+                self.key(before, &mut scratch.key)?;
+                self.value(view, (Op::Delete, Some(before), None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
+                let unavailable = self.unavailable(&scratch.unavailable);
+                let headers = headers(None, unavailable.as_deref());
+                self.append(view, &scratch.key, Some(&scratch.value), &headers, target);
+                self.tombstone(view, &scratch.key, &headers, target);
+                Ok(())
+            }
+            Change::Rekey { before, after } => self.rekey(view, before, after, now_us, scratch, target),
+            Change::Truncate => {
+                self.value(view, (Op::Truncate, None, None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
+                self.append(view, &[], Some(&scratch.value), &[], target);
+                Ok(())
+            }
+        }
+    }
+
+    fn single(
+        &self,
+        view: &ChangeView<'_>,
+        (op, before, after, keyed): (Op, Option<&dyn RowView>, Option<&dyn RowView>, &dyn RowView),
+        now_us: i64,
+        scratch: &mut Scratch,
+        target: &mut Target<'_>,
+    ) -> Result<(), RecordError> {
+        self.key(keyed, &mut scratch.key)?;
+        self.value(view, (op, before, after), now_us, &mut scratch.value, &mut scratch.unavailable)?;
+        let unavailable = self.unavailable(&scratch.unavailable);
+        let headers = headers(None, unavailable.as_deref());
+        self.append(view, &scratch.key, Some(&scratch.value), &headers, target);
+        Ok(())
+    }
+
+    /// `d` of the old key, its tombstone, `c` of the new key: never a single `u`.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct for it would only rename the arguments")]
+    fn rekey(
+        &self,
+        view: &ChangeView<'_>,
+        before: &dyn RowView,
+        after: &dyn RowView,
+        now_us: i64,
+        scratch: &mut Scratch,
+        target: &mut Target<'_>,
+    ) -> Result<(), RecordError> {
+        scratch.old_key.clear();
+        self.key(after, &mut scratch.key)?;
+        self.key(before, &mut scratch.old_key)?;
+        self.value(view, (Op::Delete, Some(before), None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
+        scratch.unavailable.clear();
+        self.value(view, (Op::Create, None, Some(after)), now_us, &mut scratch.second, &mut scratch.unavailable)?;
+        let (new_json, old_json) = (self.key_json(&scratch.key)?, self.key_json(&scratch.old_key)?);
+        let unavailable = self.unavailable(&scratch.unavailable);
+        let gone = headers(Some(("__debezium.newkey", &new_json)), None);
+        self.append(view, &scratch.old_key, Some(&scratch.value), &gone, target);
+        self.tombstone(view, &scratch.old_key, &gone, target);
+        let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref());
+        self.append(view, &scratch.key, Some(&scratch.second), &come, target);
+        Ok(())
+    }
+
+    fn key(&self, row: &dyn RowView, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let Some(id) = self.key_id else { return Ok(()) };
+        put_frame_header(id, out);
+        self.plan.encode_key(row, out).map_err(|mut e| {
+            e.stage = Stage::KeyConverter;
+            out.clear();
+            e
+        })
+    }
+
+    fn value(
+        &self,
+        view: &ChangeView<'_>,
+        (op, before, after): (Op, Option<&dyn RowView>, Option<&dyn RowView>),
+        now_us: i64,
+        out: &mut Vec<u8>,
+        unavailable: &mut Vec<usize>,
+    ) -> Result<(), RecordError> {
+        out.clear();
+        put_frame_header(self.value_id, out);
+        let envelope = rowstream_avro::Envelope { op, before, after, source: view.source, now_us };
+        self.plan.encode_envelope(&envelope, out, unavailable)
+    }
+
+    fn append(
+        &self,
+        view: &ChangeView<'_>,
+        key: &[u8],
+        value: Option<&[u8]>,
+        headers: &[Header<'_>],
+        target: &mut Target<'_>,
+    ) {
+        let key = (!key.is_empty()).then_some(key);
+        let count = u32::try_from(self.partitions.len()).unwrap_or(1);
+        let Some(partition) = self.partitions.get(partition_of(key, count) as usize) else { return };
+        let record = Record { timestamp_ms: view.timestamp_ms, key, value, headers };
+        target.group.push(partition, &record, target.common);
+    }
+
+    /// After a `d`, for compaction; a table without a key has nothing to compact.
+    fn tombstone(&self, view: &ChangeView<'_>, key: &[u8], headers: &[Header<'_>], target: &mut Target<'_>) {
+        if self.key_id.is_some() {
+            self.append(view, key, None, headers, target);
+        }
+    }
+
+    fn key_json(&self, framed: &[u8]) -> Result<Vec<u8>, RecordError> {
+        let mut out = Vec::new();
+        if let Some(schema) = &self.schema.key {
+            let decoder = AvroDecoder::new(Arc::clone(schema));
+            let (_, key) = rowstream_avro::split_frame(framed)?;
+            rowstream_api::json::write_json(schema, &decoder.decode(key)?, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn unavailable(&self, columns: &[usize]) -> Option<Vec<u8>> {
+        if columns.is_empty() {
+            return None;
+        }
+        let fields = self.schema.value.fields();
+        let names: Vec<&str> = columns.iter().filter_map(|&i| fields.get(i).map(|f| f.name.as_str())).collect();
+        serde_json::to_vec(&names).ok()
+    }
+}
+
+fn headers<'a>(key: Option<(&'a str, &'a [u8])>, unavailable: Option<&'a [u8]>) -> Vec<Header<'a>> {
+    key.into_iter().chain(unavailable.map(|names| (UNAVAILABLE_HEADER, names))).collect()
+}
+
+/// Debezium's logical name and connector name, from the change's own `source` block.
+fn context_headers(view: &ChangeView<'_>) -> Vec<(String, Vec<u8>)> {
+    let source = view.table.envelope.field("source").map(|(_, f)| Arc::clone(&f.schema));
+    let text = |field: &str| {
+        let (index, _) = source.as_ref()?.field(field)?;
+        view.source.get(index).and_then(ValueRef::as_str).map(|s| s.as_bytes().to_vec())
+    };
+    [("__debezium.context.connectorLogicalName", "name"), ("__debezium.context.connectorName", "connector")]
+        .into_iter()
+        .filter_map(|(header, field)| Some((header.to_owned(), text(field)?)))
+        .collect()
+}
+
+/// Table versions are told apart by address; the table kept in the map holds the `Arc`, so an address is never reused.
+fn address(table: &Arc<TableSchema>) -> usize {
+    Arc::as_ptr(table).addr()
+}
+
+/// Ends a visit early; the reason is in `pause`.
+fn stop() -> RecordError {
+    RecordError::value("VISIT_STOPPED", "the visit was stopped")
+}
+
+fn now_us() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
+}
+
+fn log_error(error: crate::topic_log::LogError) -> ConnectorError {
+    crate::task::log_failure("create the topic", error)
+}

@@ -1,0 +1,11 @@
+//! From a source's changes to the log's records, and back from records to what a sink reads.
+//!
+//! - [`encode`]: a visit to a batch of changes becomes Confluent-framed Avro records, in commit order, without a tree.
+//! - [`decode`]: a batch of the log becomes records whose columns are read on demand.
+//! - [`dead_letters`]: what the tolerance policy does with a record that can't be handled.
+//! - [`partition`]: which partition a key belongs to, as Java clients compute it.
+
+pub mod dead_letters;
+pub mod decode;
+pub mod encode;
+pub mod partition;

@@ -1,0 +1,308 @@
+//! The sink loop: from committed records of the log to a destination that says it has them.
+//!
+//! ```text
+//!  reader.next() ─► decode ─► sink.put() ─► sink.flush() ─► offsets durable at the destination ─► group offsets (lazily)
+//!        ▲ while less than PENDING_BYTES_MAX is accepted and not durable
+//! ```
+//!
+//! Why nothing is lost or doubled:
+//! - A partition is read from the position that the destination itself holds; the group's offset counts only for sinks that hold
+//!   none (invariant 4). A position outside the log is an error, never a jump (invariant 10).
+//! - Records reach `put` in order per partition, each once per run; a failed run is followed by one that asks again.
+//! - A refused record is disposed of by policy, durably, before the next `flush`, which is the first that may pass it.
+//! - Group offsets are stored after the destination's and may lag: they serve lag, retention, and at-least-once sinks.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use rowstream_api::{
+    ConnectorError, Flushed, RecordError, RecordId, TaskContext, TopicOffsets, TopicPartition,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    TaskShared, log_failure,
+    supervise::{Run, Runnable},
+};
+use crate::{
+    pipeline::{
+        dead_letters::{DeadLetter, DeadLetters},
+        decode::RecordDecoder,
+    },
+    registry::{AnySinkTask, SinkPlan},
+    telemetry::metrics::SinkTaskMetrics,
+    topic_log::{LogBatch, LogEvent, LogReader, RecordRef, SeekTo, TopicFilter},
+};
+
+/// Accepted and not yet durable records of one task.
+const PENDING_BYTES_MAX: usize = 8 << 20;
+/// How long group offsets may lag for a sink that keeps its own.
+const GROUP_OFFSETS_LAZY: Duration = Duration::from_secs(1);
+/// And for one that does not: what a crash may deliver again.
+const GROUP_OFFSETS_EAGER: Duration = Duration::from_millis(100);
+
+/// The consumer group of a sink, Connect's name for it.
+#[must_use]
+pub fn group_of(connector: &str) -> String {
+    format!("connect-{connector}")
+}
+
+/// A sink task, run after run.
+pub struct SinkTaskRun {
+    /// What to run.
+    pub plan: Arc<dyn SinkPlan>,
+    /// Topics it reads.
+    pub topics: TopicFilter,
+    /// What every task has.
+    pub shared: TaskShared,
+    /// Its meters.
+    pub metrics: SinkTaskMetrics,
+}
+
+impl Runnable for SinkTaskRun {
+    fn run<'a>(&'a mut self, stop: &'a CancellationToken) -> BoxFuture<'a, Run> {
+        async move {
+            let mut committed_any = false;
+            let outcome = self.once(stop, &mut committed_any).await;
+            Run { outcome, committed_any }
+        }
+        .boxed()
+    }
+}
+
+impl SinkTaskRun {
+    async fn once(&mut self, stop: &CancellationToken, committed_any: &mut bool) -> Result<(), ConnectorError> {
+        let shared = &self.shared;
+        let cx = TaskContext {
+            connector: shared.connector.clone(),
+            task: shared.task,
+            gauges: shared.status.gauges.clone(),
+            log_id: shared.log.id().to_owned(),
+        };
+        let sink = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            sink = self.plan.start(cx) => sink?,
+        };
+        let group = group_of(&shared.connector);
+        let reader =
+            shared.log.reader(&group, self.topics.clone()).await.map_err(|e| log_failure("open a reader of the topic log", e))?;
+        let mut run = SinkLoop {
+            sink,
+            reader,
+            decoder: RecordDecoder::new(Arc::clone(&shared.registry)),
+            dead_letters: DeadLetters::new(Arc::clone(&shared.log), shared.policy.clone(), &shared.connector, shared.task),
+            recent: BTreeMap::new(),
+            group,
+            group_offsets: TopicOffsets::new(),
+            group_due: None,
+            keeps_offsets: false,
+            shared,
+            metrics: &self.metrics,
+            committed_any,
+        };
+        run.drive(stop).await?;
+        run.finish().await
+    }
+}
+
+struct SinkLoop<'a> {
+    sink: Box<dyn AnySinkTask>,
+    reader: Box<dyn LogReader>,
+    decoder: RecordDecoder,
+    dead_letters: DeadLetters,
+    /// Batches with records that the destination does not have yet: a refused one is taken from here.
+    recent: BTreeMap<TopicPartition, VecDeque<LogBatch>>,
+    group: String,
+    /// Group offsets to be stored, and when.
+    group_offsets: TopicOffsets,
+    group_due: Option<Instant>,
+    /// Whether the destination answered `open` with offsets of its own.
+    keeps_offsets: bool,
+    shared: &'a TaskShared,
+    metrics: &'a SinkTaskMetrics,
+    committed_any: &'a mut bool,
+}
+
+enum Event {
+    Stop,
+    Read(LogEvent),
+    Progress,
+    GroupOffsetsDue,
+}
+
+impl SinkLoop<'_> {
+    async fn drive(&mut self, stop: &CancellationToken) -> Result<(), ConnectorError> {
+        loop {
+            let pending = self.sink.pending_bytes();
+            let group_due = self.group_due;
+            // Biased: while records are there for the taking, they fill the batch; only then the batch is flushed.
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => Event::Stop,
+                () = sleep_until(group_due), if group_due.is_some() => Event::GroupOffsetsDue,
+                read = self.reader.next(), if pending < PENDING_BYTES_MAX => {
+                    Event::Read(read.map_err(|e| log_failure("read the topic log", e))?)
+                }
+                () = self.sink.progress(), if pending > 0 => Event::Progress,
+            };
+            match event {
+                Event::Stop => return Ok(()),
+                Event::Read(LogEvent::Gained(partitions)) => self.gained(&partitions).await?,
+                Event::Read(LogEvent::Batch(batch)) => self.accept(batch).await?,
+                Event::Progress => self.flush().await?,
+                Event::GroupOffsetsDue => self.store_group_offsets().await?,
+            }
+            self.shared.status.busy(self.sink.pending_bytes() > 0);
+        }
+    }
+
+    /// Makes durable what was accepted, and disconnects.
+    async fn finish(&mut self) -> Result<(), ConnectorError> {
+        let flushed = self.sink.close().await?;
+        self.flushed(flushed).await?;
+        self.store_group_offsets().await
+    }
+
+    async fn gained(&mut self, partitions: &[TopicPartition]) -> Result<(), ConnectorError> {
+        let held = self.sink.open(partitions).await?;
+        let stored = self.shared.log.group_offsets(&self.group).await.map_err(|e| log_failure("read group offsets", e))?;
+        self.keeps_offsets |= !held.is_empty();
+        for partition in partitions {
+            let seek = match held.get(partition).or_else(|| stored.get(partition)) {
+                Some(offset) => SeekTo::Offset(*offset),
+                None => SeekTo::Earliest,
+            };
+            self.reader.seek(partition, seek).map_err(|e| {
+                log_failure(&format!("resume sink `{}` where its destination stands", self.shared.connector), e)
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn accept(&mut self, batch: LogBatch) -> Result<(), ConnectorError> {
+        let decoded = self.decoder.batch(&batch).await?;
+        self.metrics.read(decoded.len() as u64, batch.records.len_bytes() as u64);
+        let mut records = Vec::with_capacity(decoded.len());
+        let mut letters = Vec::new();
+        for item in decoded {
+            match item {
+                Ok(record) => records.push(record),
+                Err((id, raw, error)) => letters.push(letter(id, raw, error)),
+            }
+        }
+        self.recent.entry(batch.partition.clone()).or_default().push_back(batch);
+        self.dispose(letters).await?;
+        let refused = self.sink.put(records).await?;
+        self.refused(refused).await
+    }
+
+    async fn flush(&mut self) -> Result<(), ConnectorError> {
+        let started = Instant::now();
+        let flushed = self.sink.flush().await?;
+        self.metrics.flushed(started.elapsed());
+        self.flushed(flushed).await
+    }
+
+    async fn flushed(&mut self, flushed: Flushed) -> Result<(), ConnectorError> {
+        self.refused(flushed.refused).await?;
+        let mut records = 0u64;
+        for (partition, next) in flushed.offsets {
+            let before = self.release(&partition, next);
+            records += before;
+            self.group_offsets.insert(partition, next);
+        }
+        if records > 0 {
+            *self.committed_any = true;
+            self.shared.status.committed(records);
+            self.metrics.sent(records);
+        }
+        let lag = self.reader.lag();
+        self.metrics.lag(lag.records, lag.bytes);
+        if self.group_due.is_none() && !self.group_offsets.is_empty() {
+            let wait = if self.keeps_offsets { GROUP_OFFSETS_LAZY } else { GROUP_OFFSETS_EAGER };
+            self.group_due = Some(Instant::now() + wait);
+        }
+        Ok(())
+    }
+
+    /// Lets go of batches that lie wholly below `next`; answers how many records that were.
+    fn release(&mut self, partition: &TopicPartition, next: i64) -> u64 {
+        let Some(batches) = self.recent.get_mut(partition) else { return 0 };
+        let mut done = 0;
+        while let Some(batch) = batches.front() {
+            if batch.base_offset + i64::from(batch.records.count()) > next {
+                break;
+            }
+            done += u64::from(batch.records.count());
+            batches.pop_front();
+        }
+        done
+    }
+
+    async fn refused(&mut self, refused: Vec<(RecordId, RecordError)>) -> Result<(), ConnectorError> {
+        let mut letters = Vec::with_capacity(refused.len());
+        for (id, error) in refused {
+            let raw = self.raw(&id)?;
+            letters.push(letter(id, raw, error));
+        }
+        self.dispose(letters).await
+    }
+
+    async fn dispose(&mut self, letters: Vec<DeadLetter>) -> Result<(), ConnectorError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        self.metrics.refused(letters.len() as u64);
+        let written = self.dead_letters.dispose(&letters).await?;
+        self.metrics.dead_lettered(written as u64);
+        Ok(())
+    }
+
+    /// The record as it stands in the log.
+    fn raw(&self, id: &RecordId) -> Result<RecordRef, ConnectorError> {
+        let batch = self.recent.get(&id.partition).and_then(|batches| {
+            batches.iter().find(|b| {
+                (b.base_offset..b.base_offset + i64::from(b.records.count())).contains(&id.offset)
+            })
+        });
+        let missing = || {
+            ConnectorError::fatal("BUG_REFUSED_UNKNOWN", format!("the sink refused record {} of {}, which it does not hold", id.offset, id.partition))
+        };
+        let batch = batch.ok_or_else(missing)?;
+        let index = usize::try_from(id.offset - batch.base_offset).map_err(|_| missing())?;
+        let records = batch.records.records().map_err(|e| log_failure("read the topic log", e))?;
+        records.into_iter().nth(index).ok_or_else(missing)
+    }
+
+    async fn store_group_offsets(&mut self) -> Result<(), ConnectorError> {
+        self.group_due = None;
+        let offsets = std::mem::take(&mut self.group_offsets);
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.shared.log.commit_group_offsets(&self.group, offsets).await.map_err(|e| log_failure("store group offsets", e))
+    }
+}
+
+fn letter(id: RecordId, raw: RecordRef, error: RecordError) -> DeadLetter {
+    DeadLetter {
+        topic: Arc::clone(&id.partition.topic),
+        id: Some(id),
+        key: raw.key,
+        value: raw.value,
+        headers: raw.headers,
+        timestamp_ms: raw.timestamp_ms,
+        error,
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}

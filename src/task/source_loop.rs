@@ -1,0 +1,236 @@
+//! The source loop: from `poll` to a durable commit, and only then back to the source.
+//!
+//! ```text
+//!  source.poll() ─► encode ─► group ─► writer.append() ─► in flight (ordered) ─► durable ─► source.committed()
+//!                               ▲ bounded by GROUP_BYTES_MAX    ▲ bounded by IN_FLIGHT_MAX
+//! ```
+//!
+//! Why nothing is lost or doubled:
+//! - A group carries the records of whole polled batches together with the offsets after them, so records and position are one
+//!   log transaction (invariant 2).
+//! - `committed` is called only with offsets whose commit has been answered, in order (invariant 1).
+//! - A failed or unknown commit ends the run. The next run opens a new writer, which fences this one: groups of this run
+//!   commit before that or never. Only then it reads the stored offsets and resumes there (invariants 3 and 7).
+//! - A change that can't be encoded is disposed of by policy, durably, before the group that passes it is handed over.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::FuturesOrdered,
+};
+use rowstream_api::{ConnectorError, SourceBatch, SourceOffsets, TaskContext};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    TaskShared, commit_failure, log_failure,
+    supervise::{Run, Runnable},
+};
+use crate::{
+    pipeline::{
+        dead_letters::{DeadLetter, DeadLetters},
+        encode::{EventEncoder, RecordGroup, Refused},
+    },
+    registry::{AnySourceTask, SourcePlan},
+    telemetry::metrics::SourceTaskMetrics,
+    topic_log::{CommitError, LogWriter, WriteGroup},
+};
+
+/// A group is handed over at the latest at this size; larger groups only delay the first of their records.
+const GROUP_BYTES_MAX: usize = 2 << 20;
+/// While a commit is under way the next group waits to reach this size: fewer, larger commits under load.
+const GROUP_BYTES_EAGER: usize = 512 << 10;
+/// Commits under way at once; with the size above it bounds the memory of a run.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// A source task, run after run.
+pub struct SourceTaskRun {
+    /// What to run.
+    pub plan: Box<dyn SourcePlan>,
+    /// What every task has.
+    pub shared: TaskShared,
+    /// Its meters.
+    pub metrics: SourceTaskMetrics,
+}
+
+impl Runnable for SourceTaskRun {
+    fn run<'a>(&'a mut self, stop: &'a CancellationToken) -> BoxFuture<'a, Run> {
+        async move {
+            let mut committed_any = false;
+            let outcome = self.once(stop, &mut committed_any).await;
+            Run { outcome, committed_any }
+        }
+        .boxed()
+    }
+}
+
+impl SourceTaskRun {
+    async fn once(&mut self, stop: &CancellationToken, committed_any: &mut bool) -> Result<(), ConnectorError> {
+        let shared = &self.shared;
+        let id = format!("{}-{}", shared.connector, shared.task);
+        // First the fence, then the stored offsets: nothing of an older run can commit in between.
+        let writer = shared.log.writer(&id).await.map_err(|e| log_failure("open the topic log's writer", e))?;
+        let resume =
+            shared.log.source_offsets(&shared.connector).await.map_err(|e| log_failure("read stored offsets", e))?;
+        let cx = TaskContext {
+            connector: shared.connector.clone(),
+            task: shared.task,
+            gauges: shared.status.gauges.clone(),
+            log_id: shared.log.id().to_owned(),
+        };
+        let source = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            source = self.plan.start(resume, cx) => source?,
+        };
+        let run_id = uuid::Uuid::new_v4().to_string();
+        let mut run = SourceLoop {
+            source,
+            writer,
+            encoder: EventEncoder::new(Arc::clone(&shared.registry), shared.task, &run_id),
+            dead_letters: DeadLetters::new(Arc::clone(&shared.log), shared.policy.clone(), &shared.connector, shared.task),
+            group: RecordGroup::default(),
+            offsets: None,
+            in_flight: FuturesOrdered::new(),
+            shared,
+            metrics: &self.metrics,
+            committed_any,
+        };
+        run.drive(stop).await?;
+        run.finish().await
+    }
+}
+
+/// A commit that was answered.
+struct Answer {
+    outcome: Result<(), CommitError>,
+    offsets: SourceOffsets,
+    records: u64,
+    bytes: usize,
+    newest_ms: i64,
+}
+
+struct SourceLoop<'a> {
+    source: Box<dyn AnySourceTask>,
+    writer: Box<dyn LogWriter>,
+    encoder: EventEncoder,
+    dead_letters: DeadLetters,
+    group: RecordGroup,
+    /// Offsets after the group's records; `None` while nothing waits to be committed.
+    offsets: Option<SourceOffsets>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
+    shared: &'a TaskShared,
+    metrics: &'a SourceTaskMetrics,
+    committed_any: &'a mut bool,
+}
+
+enum Event {
+    Stop,
+    Answered(Answer),
+    Polled(Box<SourceBatch>),
+}
+
+impl SourceLoop<'_> {
+    async fn drive(&mut self, stop: &CancellationToken) -> Result<(), ConnectorError> {
+        loop {
+            if self.should_append() {
+                self.append().await?;
+            }
+            let room = self.group.bytes() < GROUP_BYTES_MAX;
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => Event::Stop,
+                Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => Event::Answered(answer),
+                batch = self.source.poll(), if room => Event::Polled(Box::new(batch?)),
+            };
+            match event {
+                Event::Stop => return Ok(()),
+                Event::Answered(answer) => self.answered(answer).await?,
+                Event::Polled(batch) => self.accept(*batch).await?,
+            }
+        }
+    }
+
+    /// Commits what is in hand, tells the source, and closes it.
+    async fn finish(&mut self) -> Result<(), ConnectorError> {
+        if self.offsets.is_some() {
+            self.append().await?;
+        }
+        while let Some(answer) = self.in_flight.next().await {
+            self.answered(answer).await?;
+        }
+        self.source.close().await
+    }
+
+    fn should_append(&self) -> bool {
+        self.offsets.is_some()
+            && match self.in_flight.len() {
+                0 => true,
+                n => n < IN_FLIGHT_MAX && self.group.bytes() >= GROUP_BYTES_EAGER,
+            }
+    }
+
+    async fn accept(&mut self, batch: SourceBatch) -> Result<(), ConnectorError> {
+        self.metrics.polled(batch.changes.len() as u64);
+        self.shared.status.busy(true);
+        let mut from = 0;
+        loop {
+            let encoded =
+                self.encoder.encode(batch.changes.as_ref(), from, self.writer.as_mut(), &mut self.group).await?;
+            let Some(refused) = encoded.refused else { break };
+            from = refused.ordinal + 1;
+            self.dispose(refused).await?;
+        }
+        self.offsets.get_or_insert_default().extend(batch.offsets);
+        Ok(())
+    }
+
+    async fn dispose(&mut self, refused: Refused) -> Result<(), ConnectorError> {
+        self.metrics.refused(1);
+        let letter = DeadLetter {
+            id: None,
+            topic: refused.topic,
+            key: refused.key.map(Bytes::from),
+            value: None,
+            headers: Vec::new(),
+            timestamp_ms: now_ms(),
+            error: refused.error,
+        };
+        let written = self.dead_letters.dispose(&[letter]).await?;
+        self.metrics.dead_lettered(written as u64);
+        Ok(())
+    }
+
+    async fn append(&mut self) -> Result<(), ConnectorError> {
+        let Some(offsets) = self.offsets.take() else { return Ok(()) };
+        let group = std::mem::take(&mut self.group);
+        let (records, bytes, newest_ms) = (group.records, group.bytes(), group.newest_ms);
+        let write = WriteGroup {
+            batches: group.into_batches(),
+            source_offsets: Some((self.shared.connector.clone(), offsets.clone())),
+        };
+        let pending = self.writer.append(write).await.map_err(|e| commit_failure("commit to the topic log", e))?;
+        self.in_flight.push_back(
+            async move { Answer { outcome: pending.await, offsets, records, bytes, newest_ms } }.boxed(),
+        );
+        Ok(())
+    }
+
+    async fn answered(&mut self, answer: Answer) -> Result<(), ConnectorError> {
+        answer.outcome.map_err(|e| commit_failure("commit to the topic log", e))?;
+        *self.committed_any = true;
+        self.shared.status.committed(answer.records);
+        self.shared.status.busy(self.offsets.is_some() || !self.in_flight.is_empty());
+        self.metrics.committed(answer.records, answer.bytes as u64, answer.newest_ms);
+        self.source.committed(&answer.offsets).await
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_millis()).ok())
+        .unwrap_or(0)
+}

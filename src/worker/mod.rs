@@ -1,0 +1,353 @@
+//! The worker: owns connectors and their tasks, and answers for them.
+//!
+//! Each connector is an actor of its own: an operation on one (start, stop, a changed file) never waits for another, and a
+//! connector that hangs while it stops is aborted at its deadline, alone. Connectors come from YAML files, which are watched
+//! ([`files`]), and from REST, which are stored in the log; a name belongs to one of the two. Whether a connector shall run, pause or
+//! stop is stored in the log, so it survives a restart.
+
+pub mod connector;
+pub mod files;
+mod store;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rowstream_api::{Chain, ConfigErrors, ConnectorError, SourceOffsets, TopicOffsets};
+use tokio::{sync::RwLock, task::JoinSet};
+
+pub use connector::{ConnectorView, Origin, TargetState, TaskView};
+use connector::Connector;
+
+use crate::{
+    config::ConnectorSpec,
+    registry::{self, PluginKind},
+    schema_registry::SchemaRegistry,
+    task::sink_loop::group_of,
+    telemetry::metrics::Metrics,
+    topic_log::{LogError, TopicLog},
+};
+
+/// What an operation could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No such connector or task.
+    #[error("{0}")]
+    NotFound(String),
+    /// It would contradict something that stands.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Invalid(ConfigErrors),
+    /// The log could not store or read.
+    #[error("{}", Chain(.0))]
+    Log(#[from] LogError),
+}
+
+/// What all connectors share.
+pub struct WorkerContext {
+    /// The log.
+    pub log: Arc<dyn TopicLog>,
+    /// The registry.
+    pub registry: Arc<dyn SchemaRegistry>,
+    /// The meters.
+    pub metrics: Arc<Metrics>,
+    /// Longest graceful stop of a task.
+    pub stop_timeout: Duration,
+    /// Which connector uses which upstream resource.
+    pub exclusive: Exclusive,
+}
+
+/// Upstream resources in use, each by one connector.
+#[derive(Debug, Default)]
+pub struct Exclusive(Mutex<HashMap<String, String>>);
+
+impl Exclusive {
+    /// Claims all of `resources` for `connector`, or none.
+    ///
+    /// # Errors
+    /// Names the resource and who has it.
+    pub fn claim(&self, connector: &str, resources: &[String]) -> Result<(), ConnectorError> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for resource in resources {
+            if let Some(other) = held.get(resource).filter(|o| *o != connector) {
+                return Err(ConnectorError::config(
+                    "RESOURCE_IN_USE",
+                    format!("{resource} is already used by connector `{other}`"),
+                )
+                .remedy(format!("give `{connector}` its own, or delete `{other}`; two readers would steal each other's changes")));
+            }
+        }
+        held.extend(resources.iter().map(|r| (r.clone(), connector.to_owned())));
+        Ok(())
+    }
+
+    /// Gives back whatever `connector` has.
+    pub fn release(&self, connector: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, holder| holder != connector);
+    }
+}
+
+/// The worker. Cheap to share.
+pub struct Worker {
+    context: Arc<WorkerContext>,
+    connectors: RwLock<BTreeMap<String, Arc<Connector>>>,
+    /// `host:port` of the admin server, Connect's worker id.
+    id: String,
+}
+
+/// Whether a `put` made a connector or changed one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It is new.
+    Created,
+    /// It was there.
+    Updated,
+}
+
+impl Worker {
+    /// A worker without connectors yet.
+    #[must_use]
+    pub fn new(context: WorkerContext, id: String) -> Arc<Self> {
+        Arc::new(Self { context: Arc::new(context), connectors: RwLock::default(), id })
+    }
+
+    /// Connect's worker id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The log, for readers of topics and health.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn TopicLog> {
+        &self.context.log
+    }
+
+    /// The schema registry.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<dyn SchemaRegistry> {
+        &self.context.registry
+    }
+
+    /// The meters.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.context.metrics
+    }
+
+    /// Starts the connectors that REST has stored. Files are [`files::watch`]'s.
+    ///
+    /// # Errors
+    /// The stored connectors could not be read.
+    pub async fn start_stored(&self) -> Result<(), WorkerError> {
+        for spec in store::connectors(self.context.log.state()).await? {
+            self.apply(spec, Origin::Rest).await?;
+        }
+        Ok(())
+    }
+
+    /// Names, in order.
+    pub async fn names(&self) -> Vec<String> {
+        self.connectors.read().await.keys().cloned().collect()
+    }
+
+    /// All connectors, in order.
+    pub async fn views(&self) -> Vec<ConnectorView> {
+        self.connectors.read().await.values().map(|c| c.view()).collect()
+    }
+
+    /// One connector.
+    ///
+    /// # Errors
+    /// [`WorkerError::NotFound`].
+    pub async fn view(&self, name: &str) -> Result<ConnectorView, WorkerError> {
+        Ok(self.find(name).await?.view())
+    }
+
+    /// Creates or changes a connector by REST; durable when it returns. Its tasks start in the background.
+    ///
+    /// # Errors
+    /// Invalid, or the name belongs to a file.
+    pub async fn put(&self, spec: ConnectorSpec, initial: Option<TargetState>) -> Result<Put, WorkerError> {
+        registry::plan(&spec).map_err(WorkerError::Invalid)?;
+        if let Ok(existing) = self.find(&spec.name).await
+            && let Origin::File(file) = existing.view().origin
+        {
+            return Err(WorkerError::Conflict(format!(
+                "connector `{}` is defined by {}; change that file, it is picked up at once",
+                spec.name,
+                file.display()
+            )));
+        }
+        if let Some(target) = initial {
+            store::put_target(self.context.log.state(), &spec.name, target).await?;
+        }
+        store::put_connector(self.context.log.state(), &spec).await?;
+        self.apply(spec, Origin::Rest).await
+    }
+
+    /// Makes the running state match `spec`. Returns when the change is under way, not when tasks run.
+    ///
+    /// # Errors
+    /// The target state could not be read, or another file or REST has the name.
+    pub async fn apply(&self, spec: ConnectorSpec, origin: Origin) -> Result<Put, WorkerError> {
+        let target = store::target(self.context.log.state(), &spec.name).await?;
+        let mut connectors = self.connectors.write().await;
+        if let Some(existing) = connectors.get(&spec.name) {
+            let owner = existing.view().origin;
+            if owner != origin {
+                return Err(WorkerError::Conflict(format!("connector `{}` is already defined by {owner}", spec.name)));
+            }
+            let existing = Arc::clone(existing);
+            drop(connectors);
+            existing.change(spec);
+            return Ok(Put::Updated);
+        }
+        let name = spec.name.clone();
+        let connector = Connector::spawn(Arc::clone(&self.context), spec, origin, target);
+        connectors.insert(name, connector);
+        Ok(Put::Created)
+    }
+
+    /// Stops a connector and forgets it. By REST its offsets and its group go too, so that a new connector of the same name starts
+    /// afresh; a removed file keeps them, because a file is easily removed by accident.
+    ///
+    /// # Errors
+    /// Not found, or the log could not forget it.
+    pub async fn delete(&self, name: &str, forget: Forget) -> Result<(), WorkerError> {
+        let connector = self.find(name).await?;
+        if let (Forget::Offsets, Origin::File(file)) = (forget, connector.view().origin) {
+            return Err(WorkerError::Conflict(format!(
+                "connector `{name}` is defined by {}; remove that file instead",
+                file.display()
+            )));
+        }
+        connector.shut_down().await;
+        self.connectors.write().await.remove(name);
+        if forget == Forget::Offsets {
+            let log = &self.context.log;
+            store::delete(log.state(), name).await?;
+            log.replace_source_offsets(name, SourceOffsets::new()).await?;
+            log.delete_group(&group_of(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets what a connector shall do; durable when it returns.
+    ///
+    /// # Errors
+    /// Not found, or it could not be stored.
+    pub async fn set_target(&self, name: &str, target: TargetState) -> Result<(), WorkerError> {
+        let connector = self.find(name).await?;
+        store::put_target(self.context.log.state(), name, target).await?;
+        connector.set_target(target);
+        Ok(())
+    }
+
+    /// Restarts the connector and, as asked, its tasks.
+    ///
+    /// # Errors
+    /// Not found.
+    pub async fn restart(&self, name: &str, which: Restart) -> Result<(), WorkerError> {
+        self.find(name).await?.restart(which);
+        Ok(())
+    }
+
+    /// Restarts one task.
+    ///
+    /// # Errors
+    /// No such connector or task.
+    pub async fn restart_task(&self, name: &str, task: usize) -> Result<(), WorkerError> {
+        let connector = self.find(name).await?;
+        if connector.view().tasks.len() <= task {
+            return Err(WorkerError::NotFound(format!("Unknown task: {name}-{task}")));
+        }
+        connector.restart(Restart::Task(task));
+        Ok(())
+    }
+
+    /// Where a connector stands.
+    ///
+    /// # Errors
+    /// Not found, or the log could not be read.
+    pub async fn offsets(&self, name: &str) -> Result<Offsets, WorkerError> {
+        let kind = self.find(name).await?.view().kind;
+        Ok(match kind {
+            Some(PluginKind::Sink) => Offsets::Sink(self.context.log.group_offsets(&group_of(name)).await?),
+            Some(PluginKind::Source) | None => Offsets::Source(self.context.log.source_offsets(name).await?),
+        })
+    }
+
+    /// Forgets a stopped connector's offsets.
+    ///
+    /// # Errors
+    /// Not found, not stopped, or the log could not store it.
+    pub async fn reset_offsets(&self, name: &str) -> Result<(), WorkerError> {
+        let view = self.find(name).await?.view();
+        if view.target != TargetState::Stopped {
+            return Err(WorkerError::BadRequest(
+                "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified \
+                 connector by issuing a 'PUT' request to the '/connectors/{connector}/stop' endpoint"
+                    .replace("{connector}", name),
+            ));
+        }
+        match view.kind {
+            Some(PluginKind::Sink) => self.context.log.delete_group(&group_of(name)).await?,
+            Some(PluginKind::Source) | None => {
+                self.context.log.replace_source_offsets(name, SourceOffsets::new()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops every connector side by side, each within its deadline.
+    pub async fn shut_down(&self) {
+        let connectors: Vec<_> = self.connectors.read().await.values().cloned().collect();
+        let mut stops = JoinSet::new();
+        for connector in connectors {
+            stops.spawn(async move { connector.shut_down().await });
+        }
+        while stops.join_next().await.is_some() {}
+    }
+
+    async fn find(&self, name: &str) -> Result<Arc<Connector>, WorkerError> {
+        let connectors = self.connectors.read().await;
+        connectors.get(name).cloned().ok_or_else(|| WorkerError::NotFound(format!("Connector {name} not found")))
+    }
+}
+
+/// What `delete` does with offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forget {
+    /// Offsets and group go.
+    Offsets,
+    /// They stay.
+    Nothing,
+}
+
+/// What to restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// The connector with all its tasks.
+    All,
+    /// Only what is FAILED.
+    OnlyFailed,
+    /// One task.
+    Task(usize),
+}
+
+/// Where a connector stands.
+#[derive(Debug)]
+pub enum Offsets {
+    /// Source partitions and offsets.
+    Source(SourceOffsets),
+    /// Topic partitions and next offsets.
+    Sink(TopicOffsets),
+}
