@@ -1,4 +1,5 @@
 //! The daemon, in reading order.
 
 pub mod schema_registry;
+pub mod telemetry;
 pub mod topic_log;
