@@ -2,4 +2,5 @@
 
 pub mod config;
 pub mod schema_registry;
+pub mod telemetry;
 pub mod topic_log;

@@ -1,8 +1,25 @@
 //! Schema registry: one interface for the built-in server and (later) an external one.
+//!
+//! In reading order: [`BuiltinRegistry`] keeps everything in the topic log's state and decides; [`rest`] puts it
+//! behind Confluent's REST API; [`compatibility`] and [`resolution`] answer which schema may follow which.
+
+pub mod builtin;
+mod catalog;
+pub mod compatibility;
+mod refusal;
+pub mod resolution;
+pub mod rest;
+mod schema_text;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+
+pub use builtin::BuiltinRegistry;
+pub use compatibility::Level;
+pub use refusal::Refusal;
 
 /// What converters need of a registry. Implementations cache; both calls are cheap after the first.
 pub trait SchemaRegistry: Send + Sync + 'static {

@@ -1,0 +1,355 @@
+//! The built-in schema registry: ids and versions kept in the topic log's state.
+//!
+//! What it guarantees: an id once answered is durable and stands for the same schema forever; the same schema has
+//! one id whoever registers it, under whichever subject, however many do at once.
+//!
+//! Why: changes are decided and written one at a time under an async lock, against a memory that equals the store.
+//! The memory changes only after the write is durable. A write that failed or whose caller went away midway may or
+//! may not have happened, so the next change first reads the store again. Readers take no part in this: they look
+//! at the memory under a lock that is never held across an await.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::{
+    Level, Refusal, RegistryError, SchemaRegistry,
+    catalog::{CONFIG, Catalog, Edit, Entry, SCHEMAS, SUBJECTS},
+    compatibility::{self, Incompatible},
+    schema_text::SchemaText,
+};
+use crate::topic_log::{StateOp, TopicLog};
+
+pub use super::catalog::{Deleted, SubjectVersion, VersionChoice};
+
+/// The registry, shared by converters and the REST API.
+pub struct BuiltinRegistry {
+    log: Arc<dyn TopicLog>,
+    catalog: RwLock<Catalog>,
+    writer: Mutex<Memory>,
+}
+
+/// Whether the catalog is known to equal the store.
+enum Memory {
+    Current,
+    Doubtful,
+}
+
+/// What a deletion leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// Hidden, but its number stays taken and it can still be read on request.
+    Soft,
+    /// Gone from the subject. Its schema can still be read by id, since records may carry it.
+    Permanent,
+}
+
+impl BuiltinRegistry {
+    /// Loads the registry from the log's state.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`] when the state cannot be read or holds something else than was written.
+    pub async fn open(log: Arc<dyn TopicLog>) -> Result<Arc<Self>, RegistryError> {
+        let catalog = RwLock::new(load(log.as_ref()).await?);
+        Ok(Arc::new(Self { log, catalog, writer: Mutex::new(Memory::Current) }))
+    }
+
+    /// Registers a schema under a subject, or finds it there; answers its id. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidSchema`], [`Refusal::InvalidSubject`], [`Refusal::Incompatible`] or [`Refusal::Store`].
+    pub async fn register_version(&self, subject: &str, schema: &str) -> Result<u32, Refusal> {
+        valid_subject(subject)?;
+        let schema = SchemaText::parse(schema)?;
+        let known = self.read(|catalog| present(catalog, subject, &schema));
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        self.change(|catalog| {
+            if let Some(id) = present(catalog, subject, &schema) {
+                return Ok((Vec::new(), id));
+            }
+            check_level(catalog, subject, &schema)?;
+            let version = catalog.next_version(subject);
+            let set = |id| Edit::SetVersion {
+                subject: subject.to_owned(),
+                version,
+                entry: Entry { id, deleted: false },
+            };
+            if let Some(id) = catalog.id_of(&schema) {
+                return Ok((vec![set(id)], id));
+            }
+            let id = catalog.next_id()?;
+            Ok((vec![Edit::AddSchema { id, schema }, set(id)], id))
+        })
+        .await
+    }
+
+    /// The version under which a subject has this schema.
+    ///
+    /// # Errors
+    /// Unknown subject, unknown schema, or no schema.
+    pub fn look_up(&self, subject: &str, schema: &str, deleted: Deleted) -> Result<SubjectVersion, Refusal> {
+        self.read(|catalog| {
+            catalog.versions(subject, deleted)?;
+            let schema = SchemaText::parse(schema)?;
+            let id = catalog.id_of(&schema);
+            let version = id.and_then(|id| catalog.find(subject, id, deleted));
+            let version = version.ok_or_else(|| Refusal::SchemaNotFound(subject.to_owned()))?;
+            Ok(catalog.version(subject, VersionChoice::Exactly(version), deleted)?.0)
+        })
+    }
+
+    /// The schema behind an id, whether or not a subject still has it.
+    ///
+    /// # Errors
+    /// [`Refusal::IdNotFound`].
+    pub fn schema_text(&self, id: u32) -> Result<Arc<str>, Refusal> {
+        self.read(|catalog| catalog.schema(id))
+    }
+
+    /// Subjects and versions that use an id.
+    ///
+    /// # Errors
+    /// [`Refusal::IdNotFound`].
+    pub fn uses(&self, id: u32, deleted: Deleted) -> Result<Vec<(String, u32)>, Refusal> {
+        self.read(|catalog| catalog.schema(id).map(|_| catalog.uses(id, deleted)))
+    }
+
+    /// Subjects by name.
+    #[must_use]
+    pub fn subjects(&self, prefix: &str, deleted: Deleted) -> Vec<String> {
+        self.read(|catalog| catalog.subjects(prefix, deleted))
+    }
+
+    /// A subject's versions, oldest first.
+    ///
+    /// # Errors
+    /// [`Refusal::SubjectNotFound`].
+    pub fn versions(&self, subject: &str, deleted: Deleted) -> Result<Vec<u32>, Refusal> {
+        self.read(|catalog| catalog.versions(subject, deleted))
+    }
+
+    /// One version of a subject.
+    ///
+    /// # Errors
+    /// [`Refusal::SubjectNotFound`] or [`Refusal::VersionNotFound`].
+    pub fn version(
+        &self,
+        subject: &str,
+        choice: VersionChoice,
+        deleted: Deleted,
+    ) -> Result<SubjectVersion, Refusal> {
+        self.read(|catalog| catalog.version(subject, choice, deleted).map(|(found, _)| found))
+    }
+
+    /// Deletes one version; answers which.
+    ///
+    /// # Errors
+    /// Not found, not soft-deleted before a permanent deletion, or [`Refusal::Store`].
+    pub async fn delete_version(
+        &self,
+        subject: &str,
+        choice: VersionChoice,
+        deletion: Deletion,
+    ) -> Result<u32, Refusal> {
+        self.change(|catalog| {
+            // "latest" means the newest living version, whatever is deleted behind it.
+            let among = match choice {
+                VersionChoice::Latest => Deleted::Hidden,
+                VersionChoice::Exactly(_) => Deleted::Included,
+            };
+            let (found, entry) = catalog.version(subject, choice, among)?;
+            let (subject, version) = (found.subject, found.version);
+            let edit = match (deletion, entry.deleted) {
+                (Deletion::Soft, true) => return Err(Refusal::VersionDeleted(subject, version)),
+                (Deletion::Permanent, false) => return Err(Refusal::VersionNotDeleted(subject, version)),
+                (Deletion::Soft, false) => {
+                    Edit::SetVersion { subject, version, entry: Entry { deleted: true, ..entry } }
+                }
+                (Deletion::Permanent, true) => Edit::RemoveVersion { subject, version },
+            };
+            Ok((vec![edit], version))
+        })
+        .await
+    }
+
+    /// Deletes a subject and its own level; answers the versions deleted by this call.
+    ///
+    /// # Errors
+    /// As [`BuiltinRegistry::delete_version`].
+    pub async fn delete_subject(&self, subject: &str, deletion: Deletion) -> Result<Vec<u32>, Refusal> {
+        self.change(|catalog| {
+            catalog.versions(subject, Deleted::Included)?;
+            let living = catalog.versions(subject, Deleted::Hidden).unwrap_or_default();
+            let owned = || subject.to_owned();
+            let entries = catalog.entries(subject);
+            let mut edits: Vec<_> = match (deletion, living.is_empty()) {
+                (Deletion::Soft, true) => return Err(Refusal::SubjectDeleted(owned())),
+                (Deletion::Permanent, false) => return Err(Refusal::SubjectNotDeleted(owned())),
+                (Deletion::Soft, false) => entries
+                    .filter(|(_, entry)| !entry.deleted)
+                    .map(|(version, entry)| Edit::SetVersion {
+                        subject: owned(),
+                        version,
+                        entry: Entry { deleted: true, ..entry },
+                    })
+                    .collect(),
+                (Deletion::Permanent, true) => {
+                    entries.map(|(version, _)| Edit::RemoveVersion { subject: owned(), version }).collect()
+                }
+            };
+            let versions = match deletion {
+                Deletion::Soft => living,
+                Deletion::Permanent => catalog.versions(subject, Deleted::Included)?,
+            };
+            if catalog.own_level(subject).is_ok() {
+                edits.push(Edit::RemoveLevel { subject: Some(owned()) });
+            }
+            Ok((edits, versions))
+        })
+        .await
+    }
+
+    /// Whether a schema could follow: against one version, or (`None`) against those the subject's level looks at.
+    ///
+    /// # Errors
+    /// No such version, or no schema. A clash is no error but `Some`.
+    pub fn clash(
+        &self,
+        subject: &str,
+        against: Option<VersionChoice>,
+        schema: &str,
+    ) -> Result<Option<Incompatible>, Refusal> {
+        let schema = SchemaText::parse(schema)?;
+        self.read(|catalog| {
+            let level = catalog.level(subject);
+            let Some(choice) = against else { return Ok(first_clash(catalog, subject, &schema)) };
+            match catalog.version(subject, choice, Deleted::Hidden) {
+                Ok((old, _)) => {
+                    let json = stored_json(&old.schema)?;
+                    Ok(compatibility::check(level, &schema.json, [(old.version, &json)]).err())
+                }
+                // Confluent: anything may be the first version of a subject.
+                Err(Refusal::SubjectNotFound(_)) if choice == VersionChoice::Latest => Ok(None),
+                Err(refusal) => Err(refusal),
+            }
+        })
+    }
+
+    /// The level of a subject, or the global one for `None`.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSubjectLevel`] when the subject has none of its own.
+    pub fn level(&self, subject: Option<&str>) -> Result<Level, Refusal> {
+        self.read(|catalog| {
+            subject.map_or_else(|| Ok(catalog.global_level()), |subject| catalog.own_level(subject))
+        })
+    }
+
+    /// Sets the level of a subject (which need not exist yet), or the global one for `None`.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidSubject`] or [`Refusal::Store`].
+    pub async fn set_level(&self, subject: Option<&str>, level: Level) -> Result<(), Refusal> {
+        subject.map_or(Ok(()), valid_subject)?;
+        let subject = subject.map(str::to_owned);
+        self.change(|_| Ok((vec![Edit::SetLevel { subject, level }], ()))).await
+    }
+
+    /// Removes a subject's own level, or sets the global one back to the default; answers what it was.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSubjectLevel`] or [`Refusal::Store`].
+    pub async fn remove_level(&self, subject: Option<&str>) -> Result<Level, Refusal> {
+        self.change(|catalog| {
+            let was =
+                subject.map_or_else(|| Ok(catalog.global_level()), |subject| catalog.own_level(subject))?;
+            Ok((vec![Edit::RemoveLevel { subject: subject.map(str::to_owned) }], was))
+        })
+        .await
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Catalog) -> T) -> T {
+        look(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Decides a change, writes it, then follows in memory. Cancel-safe: see the module's doc.
+    async fn change<T>(
+        &self,
+        decide: impl FnOnce(&Catalog) -> Result<(Vec<Edit>, T), Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut memory = self.writer.lock().await;
+        if matches!(*memory, Memory::Doubtful) {
+            let stored = load(self.log.as_ref()).await?;
+            *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = stored;
+            *memory = Memory::Current;
+        }
+        let (edits, answer) = self.read(decide)?;
+        if edits.is_empty() {
+            return Ok(answer);
+        }
+        let ops: Vec<StateOp> = edits.iter().map(Edit::op).collect();
+        *memory = Memory::Doubtful;
+        self.log.state().write(ops).await.map_err(|e| Refusal::Store(e.to_string()))?;
+        {
+            let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+            edits.into_iter().for_each(|edit| catalog.apply(edit));
+        }
+        *memory = Memory::Current;
+        Ok(answer)
+    }
+}
+
+impl SchemaRegistry for BuiltinRegistry {
+    fn register<'a>(
+        &'a self,
+        subject: &'a str,
+        schema: &'a str,
+    ) -> BoxFuture<'a, Result<u32, RegistryError>> {
+        Box::pin(async move { Ok(self.register_version(subject, schema).await?) })
+    }
+    fn schema(&self, id: u32) -> BoxFuture<'_, Result<Arc<str>, RegistryError>> {
+        Box::pin(async move { Ok(self.schema_text(id)?) })
+    }
+}
+
+async fn load(log: &dyn TopicLog) -> Result<Catalog, Refusal> {
+    let state = log.state();
+    let scan = async |table| state.scan(table).await.map_err(|e| Refusal::Store(e.to_string()));
+    Catalog::load(scan(SCHEMAS).await?, scan(SUBJECTS).await?, scan(CONFIG).await?)
+}
+
+fn present(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<u32> {
+    let id = catalog.id_of(schema)?;
+    catalog.find(subject, id, Deleted::Hidden).map(|_| id)
+}
+
+fn check_level(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Result<(), Refusal> {
+    first_clash(catalog, subject, schema).map_or(Ok(()), |found| {
+        Err(Refusal::Incompatible { subject: subject.to_owned(), level: catalog.level(subject), found })
+    })
+}
+
+fn first_clash(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<Incompatible> {
+    let living = catalog.entries(subject).rev().filter(|(_, entry)| !entry.deleted);
+    let older: Vec<(u32, Value)> = living
+        .filter_map(|(version, entry)| Some((version, stored_json(&catalog.schema(entry.id).ok()?).ok()?)))
+        .collect();
+    let older = older.iter().map(|(version, json)| (*version, json));
+    compatibility::check(catalog.level(subject), &schema.json, older).err()
+}
+
+/// Stored schemas were parsed when they were registered and when they were loaded.
+fn stored_json(text: &str) -> Result<Value, Refusal> {
+    serde_json::from_str(text).map_err(|e| Refusal::Store(format!("a stored schema is no JSON: {e}")))
+}
+
+fn valid_subject(subject: &str) -> Result<(), Refusal> {
+    if subject.is_empty() || subject.chars().any(char::is_control) {
+        return Err(Refusal::InvalidSubject(subject.escape_debug().to_string()));
+    }
+    Ok(())
+}

@@ -1,0 +1,549 @@
+//! Metrics, in Prometheus' text format.
+//!
+//! A task gets a handle with its series already looked up, and reports once a batch. Series live exactly as long as
+//! some handle of the task does: a restarted task that takes a new handle while the old one lives (or after) loses
+//! or doubles nothing, and a deleted connector disappears from the page. That holds because taking and dropping go
+//! through one lock: a drop removes series only when no newer handle of the same task has been taken.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
+    core::{Collector, MetricVec, MetricVecBuilder},
+    proto::{self, LabelPair, MetricFamily, MetricType},
+};
+use rowstream_api::Gauges;
+
+use super::{
+    names::{self, Name},
+    process::Usage,
+};
+use crate::topic_log::{Lag, LogHealth};
+
+/// Kafka Connect's task states and our `RETRYING`: each has a series, so that an alert can ask for any.
+pub const STATES: [&str; 7] =
+    ["UNASSIGNED", "RUNNING", "PAUSED", "FAILED", "RESTARTING", "STOPPED", "RETRYING"];
+
+/// From a quick local commit to half an hour behind.
+const FRESHNESS_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0, 1800.0];
+
+/// All metrics of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Shared>);
+
+struct Shared {
+    registry: Registry,
+    families: Families,
+    tasks: Mutex<BTreeMap<TaskKey, Weak<Series>>>,
+}
+
+type TaskKey = (String, usize);
+
+/// The series of one task, while any handle lives.
+struct Series {
+    key: TaskKey,
+    shared: Arc<Shared>,
+    gauges: Gauges,
+    /// Commit time, in ms since the epoch, up to which the log is known to hold everything; 0 = not known yet.
+    complete_ms: AtomicI64,
+}
+
+/// What both kinds of task report.
+#[derive(Clone)]
+pub struct TaskMetrics {
+    series: Arc<Series>,
+    restarts: IntCounter,
+    retries: IntCounter,
+    skipped: IntCounter,
+    dead_letters: IntCounter,
+}
+
+/// A source task's handle.
+#[derive(Clone)]
+pub struct SourceTaskMetrics {
+    /// What both kinds of task report.
+    pub task: TaskMetrics,
+    polled: IntCounter,
+    poll_batches: IntCounter,
+    written: IntCounter,
+    written_bytes: IntCounter,
+    transactions: IntCounter,
+    active: Gauge,
+    commit_to_log: Histogram,
+}
+
+/// A sink task's handle.
+#[derive(Clone)]
+pub struct SinkTaskMetrics {
+    /// What both kinds of task report.
+    pub task: TaskMetrics,
+    read: IntCounter,
+    read_bytes: IntCounter,
+    sent: IntCounter,
+    refused: IntCounter,
+    flush: Histogram,
+    log_to_sink: Histogram,
+    lag_records: Gauge,
+    lag_bytes: Gauge,
+}
+
+/// A group that has become durable in the topic log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SourceWrite {
+    /// Changes of the poll batches it was made from.
+    pub changes: u64,
+    /// Records written.
+    pub records: u64,
+    /// Their encoded bytes.
+    pub bytes: u64,
+    /// Upstream transactions that ended in it.
+    pub transactions: u64,
+    /// Upstream commit times of its oldest and newest change, in ms since the epoch; `None` when the group only
+    /// moved the position, which says that there was nothing to read.
+    pub commit_ms: Option<(i64, i64)>,
+}
+
+impl Metrics {
+    /// Registers every family.
+    ///
+    /// # Errors
+    /// A family is named twice: a mistake in `names`.
+    pub fn new(version: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let families = Families::register(&registry)?;
+        let build: GaugeVec = GaugeVec::new(opts(names::BUILD), names::BUILD.labels)?;
+        build.with_label_values(&[version]).set(1.0);
+        registry.register(Box::new(build))?;
+        Ok(Self(Arc::new(Shared { registry, families, tasks: Mutex::default() })))
+    }
+
+    /// The handle of a source task. `gauges` are what the connector publishes, exported as
+    /// `rowstream_connector_<name>`; when the task has a living handle already, that one's gauges stay.
+    #[must_use]
+    pub fn source_task(&self, connector: &str, task: usize, gauges: &Gauges) -> SourceTaskMetrics {
+        let f = &self.0.families;
+        let number = task.to_string();
+        let labels = [connector, number.as_str()];
+        let mut tasks = self.0.lock();
+        SourceTaskMetrics {
+            task: self.task(&mut tasks, (connector.to_owned(), task), gauges),
+            polled: f.source_polled.with_label_values(&labels),
+            poll_batches: f.source_poll_batches.with_label_values(&labels),
+            written: f.source_written.with_label_values(&labels),
+            written_bytes: f.source_written_bytes.with_label_values(&labels),
+            transactions: f.source_transactions.with_label_values(&labels),
+            active: f.source_active.with_label_values(&labels),
+            commit_to_log: f.source_commit_to_log.with_label_values(&labels),
+        }
+    }
+
+    /// The handle of a sink task; `gauges` as for [`Metrics::source_task`].
+    #[must_use]
+    pub fn sink_task(&self, connector: &str, task: usize, gauges: &Gauges) -> SinkTaskMetrics {
+        let f = &self.0.families;
+        let number = task.to_string();
+        let labels = [connector, number.as_str()];
+        let mut tasks = self.0.lock();
+        SinkTaskMetrics {
+            task: self.task(&mut tasks, (connector.to_owned(), task), gauges),
+            read: f.sink_read.with_label_values(&labels),
+            read_bytes: f.sink_read_bytes.with_label_values(&labels),
+            sent: f.sink_sent.with_label_values(&labels),
+            refused: f.sink_refused.with_label_values(&labels),
+            flush: f.sink_flush.with_label_values(&labels),
+            log_to_sink: f.log_to_sink.with_label_values(&labels),
+            lag_records: f.sink_lag_records.with_label_values(&labels),
+            lag_bytes: f.sink_lag_bytes.with_label_values(&labels),
+        }
+    }
+
+    /// The page for `/metrics`, with what the log says of itself.
+    #[must_use]
+    pub fn render(&self, log: &LogHealth) -> String {
+        self.render_at(log, epoch_ms(SystemTime::now()))
+    }
+
+    fn render_at(&self, log: &LogHealth, now_ms: i64) -> String {
+        // Dropped only after the lock is released: the last handle's drop takes it.
+        let living: Vec<Arc<Series>> = self.0.lock().values().filter_map(Weak::upgrade).collect();
+        for series in &living {
+            let complete_ms = series.complete_ms.load(Ordering::Relaxed);
+            if complete_ms != 0 {
+                let lag = seconds(now_ms.saturating_sub(complete_ms));
+                self.0.families.source_lag.with_label_values(&series.labels()).set(lag);
+            }
+        }
+        let mut families = self.0.registry.gather();
+        families.extend(log_families(log));
+        families.extend(connector_families(&living));
+        families.extend(Usage::read().map(process_families).unwrap_or_default());
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+            tracing::warn!(%error, code = "METRICS_UNREADABLE", "metrics could not be rendered");
+            String::new()
+        })
+    }
+
+    fn task(
+        &self,
+        tasks: &mut MutexGuard<'_, BTreeMap<TaskKey, Weak<Series>>>,
+        key: TaskKey,
+        gauges: &Gauges,
+    ) -> TaskMetrics {
+        let living = tasks.get(&key).and_then(Weak::upgrade);
+        let series = living.unwrap_or_else(|| {
+            let shared = Arc::clone(&self.0);
+            let (gauges, complete_ms) = (gauges.clone(), AtomicI64::new(0));
+            let series = Arc::new(Series { key: key.clone(), shared, gauges, complete_ms });
+            tasks.insert(key, Arc::downgrade(&series));
+            series
+        });
+        let f = &self.0.families;
+        let labels = series.labels();
+        let labels: [&str; 2] = labels.each_ref().map(String::as_str);
+        TaskMetrics {
+            restarts: f.task_restarts.with_label_values(&labels),
+            retries: f.task_retries.with_label_values(&labels),
+            skipped: f.task_skipped.with_label_values(&labels),
+            dead_letters: f.dead_letters.with_label_values(&labels),
+            series,
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Weak<Series>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Series {
+    fn labels(&self) -> [String; 2] {
+        [self.key.0.clone(), self.key.1.to_string()]
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        let mut tasks = self.shared.lock();
+        if tasks.get(&self.key).is_some_and(|newest| newest.strong_count() > 0) {
+            return;
+        }
+        tasks.remove(&self.key);
+        self.shared.families.forget(&self.labels());
+    }
+}
+
+impl TaskMetrics {
+    /// The state the task is in, one of [`STATES`].
+    pub fn state(&self, state: &'static str) {
+        let [connector, task] = self.series.labels();
+        for each in STATES {
+            let series = self.series.shared.families.task_state.with_label_values(&[&connector, &task, each]);
+            series.set(if each == state { 1.0 } else { 0.0 });
+        }
+    }
+    /// The task was started again.
+    pub fn restarted(&self) {
+        self.restarts.inc();
+    }
+    /// A run of the task ended with this code.
+    pub fn failed(&self, code: &'static str) {
+        let [connector, task] = self.series.labels();
+        self.series.shared.families.task_errors.with_label_values(&[&connector, &task, code]).inc();
+    }
+    /// An operation is tried again within a run.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+    /// Records were skipped, as tolerance allows.
+    pub fn skipped(&self, records: u64) {
+        self.skipped.inc_by(records);
+    }
+    /// Records went to the dead letter topic.
+    pub fn dead_lettered(&self, records: u64) {
+        self.dead_letters.inc_by(records);
+    }
+}
+
+impl SourceTaskMetrics {
+    /// A batch came from the source.
+    pub fn polled(&self, changes: u64) {
+        self.poll_batches.inc();
+        self.polled.inc_by(changes);
+        self.active.add(count(changes));
+    }
+    /// A group became durable at `now`.
+    pub fn durable(&self, write: &SourceWrite, now: SystemTime) {
+        self.written.inc_by(write.records);
+        self.written_bytes.inc_by(write.bytes);
+        self.transactions.inc_by(write.transactions);
+        self.active.sub(count(write.changes));
+        let now_ms = epoch_ms(now);
+        let series = &self.task.series;
+        let complete_ms = write.commit_ms.map_or(now_ms, |(oldest_ms, newest_ms)| {
+            self.commit_to_log.observe(seconds(now_ms.saturating_sub(oldest_ms)));
+            let last_commit = &series.shared.families.source_last_commit;
+            last_commit.with_label_values(&series.labels()).set(seconds_signed(newest_ms));
+            newest_ms
+        });
+        series.complete_ms.store(complete_ms, Ordering::Relaxed);
+    }
+    /// A run ended: what it had received and not made durable will be received again.
+    pub fn run_ended(&self) {
+        self.active.set(0.0);
+    }
+}
+
+impl SinkTaskMetrics {
+    /// Records were read from the log.
+    pub fn read(&self, records: u64, bytes: u64) {
+        self.read.inc_by(records);
+        self.read_bytes.inc_by(bytes);
+    }
+    /// Records were refused.
+    pub fn refused(&self, records: u64) {
+        self.refused.inc_by(records);
+    }
+    /// A flush made `records` durable in `took`; `oldest_age` is the age of the oldest of them, by its timestamp.
+    pub fn flushed(&self, records: u64, took: Duration, oldest_age: Option<Duration>) {
+        self.sent.inc_by(records);
+        self.flush.observe(took.as_secs_f64());
+        if let Some(age) = oldest_age {
+            self.log_to_sink.observe(age.as_secs_f64());
+        }
+    }
+    /// Rows that changed at the destination. The series are there from the first call on: not every sink has rows.
+    pub fn rows(&self, written: u64, deleted: u64) {
+        let series = &self.task.series;
+        let labels = series.labels();
+        series.shared.families.sink_rows_written.with_label_values(&labels).inc_by(written);
+        series.shared.families.sink_rows_deleted.with_label_values(&labels).inc_by(deleted);
+    }
+    /// How far the task's reader is behind.
+    pub fn lag(&self, lag: Lag) {
+        self.lag_records.set(count(lag.records));
+        self.lag_bytes.set(count(lag.bytes));
+    }
+}
+
+struct Families {
+    task_state: GaugeVec,
+    task_restarts: IntCounterVec,
+    task_errors: IntCounterVec,
+    task_retries: IntCounterVec,
+    task_skipped: IntCounterVec,
+    dead_letters: IntCounterVec,
+    source_polled: IntCounterVec,
+    source_poll_batches: IntCounterVec,
+    source_written: IntCounterVec,
+    source_written_bytes: IntCounterVec,
+    source_transactions: IntCounterVec,
+    source_active: GaugeVec,
+    source_last_commit: GaugeVec,
+    source_lag: GaugeVec,
+    source_commit_to_log: HistogramVec,
+    sink_read: IntCounterVec,
+    sink_read_bytes: IntCounterVec,
+    sink_sent: IntCounterVec,
+    sink_rows_written: IntCounterVec,
+    sink_rows_deleted: IntCounterVec,
+    sink_refused: IntCounterVec,
+    sink_flush: HistogramVec,
+    sink_lag_records: GaugeVec,
+    sink_lag_bytes: GaugeVec,
+    log_to_sink: HistogramVec,
+    /// Remove a task's series from each of the above.
+    erasers: Vec<Eraser>,
+}
+
+type Eraser = Box<dyn Fn(&[String; 2]) + Send + Sync>;
+
+impl Families {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let mut r = Registrar { registry, erasers: Vec::new() };
+        Ok(Self {
+            task_state: r.gauge(names::TASK_STATE)?,
+            task_restarts: r.counter(names::TASK_RESTARTS)?,
+            task_errors: r.counter(names::TASK_ERRORS)?,
+            task_retries: r.counter(names::TASK_RETRIES)?,
+            task_skipped: r.counter(names::TASK_SKIPPED)?,
+            dead_letters: r.counter(names::DEAD_LETTERS)?,
+            source_polled: r.counter(names::SOURCE_POLLED)?,
+            source_poll_batches: r.counter(names::SOURCE_POLL_BATCHES)?,
+            source_written: r.counter(names::SOURCE_WRITTEN)?,
+            source_written_bytes: r.counter(names::SOURCE_WRITTEN_BYTES)?,
+            source_transactions: r.counter(names::SOURCE_TRANSACTIONS)?,
+            source_active: r.gauge(names::SOURCE_ACTIVE)?,
+            source_last_commit: r.gauge(names::SOURCE_LAST_COMMIT)?,
+            source_lag: r.gauge(names::SOURCE_LAG)?,
+            source_commit_to_log: r.histogram(names::SOURCE_COMMIT_TO_LOG)?,
+            sink_read: r.counter(names::SINK_READ)?,
+            sink_read_bytes: r.counter(names::SINK_READ_BYTES)?,
+            sink_sent: r.counter(names::SINK_SENT)?,
+            sink_rows_written: r.counter(names::SINK_ROWS_WRITTEN)?,
+            sink_rows_deleted: r.counter(names::SINK_ROWS_DELETED)?,
+            sink_refused: r.counter(names::SINK_REFUSED)?,
+            sink_flush: r.histogram(names::SINK_FLUSH)?,
+            sink_lag_records: r.gauge(names::SINK_LAG_RECORDS)?,
+            sink_lag_bytes: r.gauge(names::SINK_LAG_BYTES)?,
+            log_to_sink: r.histogram(names::LOG_TO_SINK)?,
+            erasers: r.erasers,
+        })
+    }
+    fn forget(&self, labels: &[String; 2]) {
+        self.erasers.iter().for_each(|erase| erase(labels));
+    }
+}
+
+struct Registrar<'a> {
+    registry: &'a Registry,
+    erasers: Vec<Eraser>,
+}
+
+impl Registrar<'_> {
+    fn counter(&mut self, name: Name) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(opts(name), name.labels)?, name)
+    }
+    fn gauge(&mut self, name: Name) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(opts(name), name.labels)?, name)
+    }
+    fn histogram(&mut self, name: Name) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::new(name.name, name.help).buckets(FRESHNESS_BUCKETS.to_vec());
+        self.add(HistogramVec::new(opts, name.labels)?, name)
+    }
+    fn add<B: MetricVecBuilder + 'static>(
+        &mut self,
+        vec: MetricVec<B>,
+        name: Name,
+    ) -> Result<MetricVec<B>, prometheus::Error> {
+        self.registry.register(Box::new(vec.clone()))?;
+        let erased = vec.clone();
+        self.erasers.push(Box::new(move |labels| erase(&erased, name, labels)));
+        Ok(vec)
+    }
+}
+
+/// Removes every series whose first two labels are these, whatever its third is.
+fn erase<B: MetricVecBuilder>(vec: &MetricVec<B>, name: Name, task: &[String; 2]) {
+    for metric in vec.collect().iter().flat_map(MetricFamily::get_metric) {
+        let value = |label: &&str| metric.get_label().iter().find(|pair| pair.name() == *label);
+        let values: Vec<&str> = name.labels.iter().filter_map(value).map(LabelPair::value).collect();
+        // Another thread cannot have removed it: drops hold the lock. So the answer says nothing new.
+        if values.iter().zip(task).all(|(value, wanted)| value == wanted) {
+            drop(vec.remove_label_values(&values));
+        }
+    }
+}
+
+fn opts(name: Name) -> Opts {
+    Opts::new(name.name, name.help)
+}
+
+fn log_families(log: &LogHealth) -> Vec<MetricFamily> {
+    let blocked = if log.blocked.is_some() { 1.0 } else { 0.0 };
+    let values = log.values.iter().map(|(name, value)| {
+        let name = format!("{}{}", names::LOG_PREFIX, identifier(name));
+        family(name, "Reported by the topic log", vec![(Vec::new(), *value)])
+    });
+    std::iter::once(single(names::LOG_BLOCKED, blocked)).chain(values).collect()
+}
+
+fn connector_families(living: &[Arc<Series>]) -> Vec<MetricFamily> {
+    let mut by_name: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for series in living {
+        for (name, value) in series.gauges.values() {
+            let [connector, task] = series.labels();
+            let name = format!("{}{}", names::CONNECTOR_PREFIX, identifier(name));
+            let labels = vec![("connector", connector), ("task", task)];
+            by_name.entry(name).or_default().push((labels, value));
+        }
+    }
+    let families = by_name.into_iter();
+    families.map(|(name, samples)| family(name, "Reported by the connector", samples)).collect()
+}
+
+fn process_families(usage: Usage) -> Vec<MetricFamily> {
+    vec![
+        single(names::PROCESS_RESIDENT, usage.resident_bytes),
+        single(names::PROCESS_CPU, usage.cpu_seconds),
+        single(names::PROCESS_FDS, usage.open_fds),
+        single(names::PROCESS_START, usage.start_time_seconds),
+    ]
+}
+
+type Sample = (Vec<(&'static str, String)>, f64);
+
+fn single(name: Name, value: f64) -> MetricFamily {
+    family(name.name.to_owned(), name.help, vec![(Vec::new(), value)])
+}
+
+/// A family known only by what was reported: a counter when its name ends like one, else a gauge.
+fn family(name: String, help: &str, samples: Vec<Sample>) -> MetricFamily {
+    let counts = name.ends_with("_total");
+    let metrics = samples.into_iter().map(|(labels, value)| {
+        let mut metric = proto::Metric::from_label(labels.into_iter().map(pair).collect());
+        if counts {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    });
+    let mut family = MetricFamily::default();
+    family.set_metric(metrics.collect());
+    family.set_name(name);
+    family.set_help(help.to_owned());
+    family.set_field_type(if counts { MetricType::COUNTER } else { MetricType::GAUGE });
+    family
+}
+
+fn pair((name, value): (&'static str, String)) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value);
+    pair
+}
+
+/// A name that cannot break the page.
+fn identifier(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+fn epoch_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Clocks of two machines differ: an age below zero counts as none.
+fn seconds(ms: i64) -> f64 {
+    seconds_signed(ms.max(0))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since the epoch fit the 53 bits of a double")]
+fn seconds_signed(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus knows doubles only; counts beyond 2^53 are far off"
+)]
+fn count(n: u64) -> f64 {
+    n as f64
+}
+
+#[cfg(test)]
+mod tests;

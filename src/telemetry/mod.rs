@@ -1,0 +1,6 @@
+//! What the daemon says about itself: metrics for machines, log lines for people.
+
+pub mod logging;
+pub mod metrics;
+mod names;
+mod process;
