@@ -9,6 +9,7 @@
 pub mod change;
 pub mod config;
 pub mod error;
+pub mod json;
 pub mod offset;
 pub mod row;
 pub mod schema;
