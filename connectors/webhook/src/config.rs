@@ -327,7 +327,8 @@ fn parse_url(text: &str) -> Result<Target, String> {
     if host.is_empty() {
         return Err(format!("{expected}; the host is missing"));
     }
-    if authority.port().is_some() && authority.port_u16().is_none() {
+    // `Uri` reads a port that is no port as none at all.
+    if authority.as_str() != authority.host() && authority.port_u16().is_none_or(|port| port == 0) {
         return Err(format!("{expected}; the port is not a number from 1 to 65535"));
     }
     let port = authority.port_u16().unwrap_or(match scheme {
