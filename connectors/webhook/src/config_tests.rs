@@ -50,6 +50,7 @@ fn urls_are_read_as_typed() {
     assert_eq!(typed.origin(), "http://[::1]:8080");
     assert_eq!(typed.host_header, "[::1]:8080");
     assert_eq!(&*target("https://example.com?x=1").path, "/?x=1");
+    assert_eq!(target("https://[::1]/").origin(), "https://[::1]:443");
 }
 
 #[test]

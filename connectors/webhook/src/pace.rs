@@ -123,3 +123,66 @@ impl Pace {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        attempts: 10,
+        backoff_initial: Duration::from_millis(500),
+        backoff_max: Duration::from_secs(60),
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn overload_halves_the_limit_once_a_round_and_answers_raise_it_again() {
+        let mut pace = Pace::new(8);
+        let started = Instant::now();
+        tokio::time::advance(Duration::from_millis(10)).await;
+        for _ in 0..8 {
+            pace.overloaded(started, Instant::now());
+        }
+        assert_eq!(pace.limit(), 4, "eight timeouts of one round are one sign");
+        tokio::time::advance(Duration::from_millis(10)).await;
+        for halved in [2, 1, 1] {
+            pace.overloaded(Instant::now(), Instant::now());
+            assert_eq!(pace.limit(), halved);
+        }
+        for _ in 0..100 {
+            pace.eased();
+        }
+        assert_eq!(pace.limit(), 8, "and never above what was allowed");
+        assert!(pace.allows(7, Instant::now()) && !pace.allows(8, Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttle_holds_for_as_long_as_was_asked() {
+        let mut pace = Pace::new(8);
+        let start = Instant::now();
+        pace.throttled(Some(Duration::from_secs(30)), &POLICY, start);
+        pace.throttled(None, &POLICY, start);
+        assert!(!pace.allows(0, start + Duration::from_secs(29)));
+        assert!(pace.allows(0, start + Duration::from_secs(30)));
+        assert_eq!(pace.next_wake(start), Some(start + Duration::from_secs(30)));
+        assert_eq!(pace.next_wake(start + Duration::from_secs(30)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_probed_one_request_at_a_time_and_ends_gently() {
+        let mut pace = Pace::new(8);
+        let mut now = Instant::now();
+        assert!(pace.unreachable(now, &POLICY, now), "the first failure begins it");
+        for _ in 0..20 {
+            let probe = pace.next_wake(now).unwrap_or(now);
+            assert!(probe - now <= POLICY.backoff_max);
+            assert!(pace.allows(0, probe) && !pace.allows(1, probe));
+            now = probe + Duration::from_millis(1);
+            assert!(!pace.unreachable(probe, &POLICY, now));
+        }
+        assert!(pace.unreachable_since().is_some());
+        pace.answered();
+        assert!(pace.unreachable_since().is_none());
+        assert_eq!(pace.limit(), 1);
+        assert!(pace.allows(0, now));
+    }
+}

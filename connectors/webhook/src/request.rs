@@ -199,3 +199,74 @@ async fn drain(body: Incoming) -> bool {
     let whole = Limited::new(body, RESPONSE_BYTES_MAX).collect();
     matches!(tokio::time::timeout(DRAIN_MAX, whole).await, Ok(Ok(_)))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::connect::{Scheme, Target};
+
+    /// Answers one request per connection with 200, over TLS.
+    async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // A client that does not trust us ends the handshake.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"{}") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_with_those_who_are_trusted_only() {
+        let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(identity.signing_key.serialize_der().into());
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![identity.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, TlsAcceptor::from(Arc::new(config))));
+
+        let timeout = Duration::from_secs(20);
+        let target = |host: &str| Target {
+            scheme: Scheme::Https,
+            host: host.into(),
+            port,
+            host_header: HeaderValue::from_static("localhost"),
+            path: "/hook".into(),
+        };
+        let endpoint = |connector| Arc::new(Endpoint::new(connector, Vec::new(), Vec::new(), timeout));
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.cert.der().clone()).unwrap();
+
+        let trusting = Connector::trusting(target("localhost"), timeout, roots.clone()).unwrap();
+        let answer = endpoint(trusting).post("msg_1", Bytes::from_static(b"{}")).await;
+        assert!(matches!(answer, Answer::Status { status: StatusCode::OK, .. }), "{answer:?}");
+
+        let stranger = Connector::new(target("localhost"), timeout).unwrap();
+        let other_name = Connector::trusting(target("127.0.0.1"), timeout, roots).unwrap();
+        for connector in [stranger, other_name] {
+            let answer = endpoint(connector).post("msg_1", Bytes::from_static(b"{}")).await;
+            let Answer::Unreachable(failure @ ConnectFailure::Tls { .. }) = answer else {
+                panic!("{answer:?}")
+            };
+            assert!(failure.to_string().contains("certificate"), "{failure}");
+        }
+    }
+}
