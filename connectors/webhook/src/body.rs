@@ -15,6 +15,7 @@
 //! - With `body: after` there is an `op` before `value` (`c`, `u`, `d`, `r`, `t`; null when the record is not a change
 //!   event), and `value` is the row after the change: null for a delete or truncate. A record that is not a change event
 //!   comes whole.
+//! - Record headers are not sent.
 //! - How single values look is said in [`rowstream_api::json`].
 
 use bytes::Bytes;

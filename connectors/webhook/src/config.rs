@@ -135,6 +135,8 @@ const CONCURRENCY_MAX: u32 = 1024;
 const ATTEMPTS_MAX: u32 = 1_000;
 /// A record that is tracked takes memory even when it is small; this many take about 250 MiB.
 const PENDING_RECORDS_MAX: u32 = 1_000_000;
+/// A longer wait is a slip of the unit.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl ConfigSpec for WebhookConfig {
     const FIELDS: &'static [FieldDoc] = &[
@@ -269,8 +271,9 @@ pub(crate) fn validate(config: WebhookConfig) -> Result<Plan, ConfigErrors> {
     check_range(&mut errors, "retry.attempts", config.retry.attempts, ATTEMPTS_MAX);
     check_range(&mut errors, "concurrency", config.concurrency, CONCURRENCY_MAX);
     check_range(&mut errors, "pending_records", config.pending_records, PENDING_RECORDS_MAX);
-    check_not_zero(&mut errors, "timeout", config.timeout);
-    check_not_zero(&mut errors, "retry.backoff_initial", config.retry.backoff_initial);
+    check_duration(&mut errors, "timeout", config.timeout);
+    check_duration(&mut errors, "retry.backoff_initial", config.retry.backoff_initial);
+    check_duration(&mut errors, "retry.backoff_max", config.retry.backoff_max);
     if config.retry.backoff_max < config.retry.backoff_initial {
         errors.push("retry.backoff_max", "must not be shorter than `retry.backoff_initial`");
     }
@@ -304,9 +307,9 @@ fn check_range(errors: &mut ConfigErrors, field: &str, number: u32, max: u32) {
     }
 }
 
-fn check_not_zero(errors: &mut ConfigErrors, field: &str, duration: Duration) {
-    if duration.is_zero() {
-        errors.push(field, "must be longer than zero");
+fn check_duration(errors: &mut ConfigErrors, field: &str, duration: Duration) {
+    if duration.is_zero() || duration > DURATION_MAX {
+        errors.push(field, "must be longer than zero and at most 1d");
     }
 }
 

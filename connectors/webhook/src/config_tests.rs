@@ -95,14 +95,18 @@ fn every_field_has_its_own_text() {
         with("pending_bytes", json!("0B")),
         "pending_bytes: must be at least 1 byte; `16MiB` is the default"
     );
-    assert_eq!(with("timeout", json!("0s")), "timeout: must be longer than zero");
+    assert_eq!(with("timeout", json!("0s")), "timeout: must be longer than zero and at most 1d");
     assert_eq!(
         with("retry.backoff_initial", json!("0ms")),
-        "retry.backoff_initial: must be longer than zero"
+        "retry.backoff_initial: must be longer than zero and at most 1d"
     );
     assert_eq!(
         with("retry.backoff_max", json!("1ms")),
         "retry.backoff_max: must not be shorter than `retry.backoff_initial`"
+    );
+    assert_eq!(
+        with("retry.backoff_max", json!("99999999999d")),
+        "retry.backoff_max: must be longer than zero and at most 1d"
     );
     assert_eq!(
         with("headers.bad name", json!("x")),

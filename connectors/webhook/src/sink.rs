@@ -289,6 +289,7 @@ impl WebhookTask {
             "endpoint {origin} is unreachable since {since} ({reason}); retrying, no record is refused"
         );
         self.gauges.note("webhook_endpoint", Some(text));
+        self.publish_outage();
     }
 
     fn end_outage(&mut self) {
@@ -313,6 +314,11 @@ impl WebhookTask {
         self.gauges.set("webhook_pending_bytes", count(self.lanes.bytes()));
         self.gauges.set("webhook_parked_keys", count(self.lanes.parked()));
         self.gauges.set("webhook_concurrency_limit", count(self.pace.limit()));
+        self.publish_outage();
+    }
+
+    /// Also outside of flushes: during an outage there is nothing to flush.
+    fn publish_outage(&self) {
         let unreachable =
             self.pace.unreachable_since().and_then(|since| SystemTime::now().duration_since(since).ok());
         self.gauges.set("webhook_unreachable_seconds", unreachable.unwrap_or_default().as_secs_f64());

@@ -469,12 +469,20 @@ async fn while_the_endpoint_is_unreachable_nothing_is_refused_and_all_arrives_wh
 
 #[tokio::test]
 async fn a_kept_connection_that_the_server_closed_is_replaced_without_a_failure() {
-    let receiver = Receiver::start(|_| Reply::OkThenClose).await;
+    // Two ways: it was closed while idle, and it is closed on a request that was already read.
+    let receiver = Receiver::start(|d| match (d.offset() % 3, d.attempt) {
+        (0, _) => Reply::OkThenClose,
+        (1, _) => Reply::Status(200),
+        (_, 1) => Reply::Drop,
+        _ => Reply::Status(200),
+    })
+    .await;
     let retry = json!({"attempts": 1, "backoff_initial": "1ms", "backoff_max": "5ms"});
     let mut task = Driven::start(&receiver.url(), json!({"retry": retry})).await;
     task.put((0..20).map(|n| record(0, n, 1)).collect()).await;
     task.until_offset(20).await;
     assert!(task.refused.is_empty(), "{:?}", task.refused);
+    assert_eq!(receiver.deliveries().len(), 26, "six requests were lost on a kept connection and sent again");
 }
 
 #[tokio::test]
