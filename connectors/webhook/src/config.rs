@@ -183,7 +183,8 @@ impl ConfigSpec for WebhookConfig {
             default: Some("10"),
             doc: "How many failed answers (408, 425, 5xx, a timeout, a lost connection) a record may get before it is \
                   refused and the connector's error policy decides. Failures to connect at all, and 429, do not \
-                  count: they say nothing about the record.",
+                  count: they say nothing about the record. The default lasts about a minute and a half; give \
+                  more when a load balancer answers 502 or 503 for receivers that are down for longer.",
             example: "20",
         },
         FieldDoc {

@@ -7,6 +7,10 @@
 //! | 429 | the whole task waits: the receiver limits the sender, not this record | no |
 //! | 408, 425, 5xx, timeout, connection lost under way | the record's key waits | yes |
 //! | 3xx, other 4xx | refused at once | |
+//!
+//! Attempts that count end: with the defaults after about a minute and a half of failed answers. A load balancer in
+//! front of receivers that are all down answers 502 or 503, and those count like a receiver's own; a longer outage of
+//! that kind is bridged by more `retry.attempts`.
 
 use std::time::{Duration, SystemTime};
 

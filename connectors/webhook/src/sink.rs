@@ -13,7 +13,10 @@
 //! may be dropped at any point. A record leaves its lane only in `finish`, which marks its offset as done in the same
 //! step; there is no other way for a position to move.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rowstream_api::{
     ConfigErrors, ConnectorError, Datum, Delivery, Flushed, Gauges, RecordError, RecordId, SinkConnector,
@@ -30,7 +33,7 @@ use crate::{
     config::{self, BodyKind, Plan, Tombstones, WebhookConfig},
     connect::Connector,
     error,
-    lanes::{Head, LaneKey, Lanes},
+    lanes::{Head, Lanes},
     pace::Pace,
     preflight,
     request::{Answer, Endpoint},
@@ -266,7 +269,7 @@ impl WebhookTask {
     }
 
     /// An attempt failed in a way that counts.
-    fn fail(&mut self, head: Head, reason: &str, asked: Option<std::time::Duration>) {
+    fn fail(&mut self, head: Head, reason: &str, asked: Option<Duration>) {
         let failures = head.failures.saturating_add(1);
         if failures >= self.retry.attempts {
             self.finish(head, Some(error::retries_exhausted(failures, reason)));
@@ -274,8 +277,7 @@ impl WebhookTask {
         }
         self.counts.retried += 1;
         let until = Instant::now() + self.retry.wait(failures, asked);
-        let key: LaneKey = head.key;
-        self.lanes.park(key, until);
+        self.lanes.park(head.key, until);
     }
 
     fn note_outage(&mut self, begins: bool, reason: &str) {
