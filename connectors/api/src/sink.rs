@@ -126,6 +126,11 @@ pub trait SinkTask: Send + 'static {
     fn flush(&mut self) -> impl Future<Output = Result<Flushed, ConnectorError>> + Send;
     /// How many bytes of accepted records are not yet durable; the loop reads on while it is below its budget.
     fn pending_bytes(&self) -> usize;
+    /// Whether the sink takes no more for now, by a bound of its own (a number of records); the loop then waits for
+    /// `progress` before the next `put`, whatever `pending_bytes` says.
+    fn is_full(&self) -> bool {
+        false
+    }
     /// Waits until `flush` would return more than it last did. Cancel-safe. Only called while something is pending;
     /// a sink whose `flush` always finishes everything returns at once.
     fn progress(&mut self) -> impl Future<Output = ()> + Send;
