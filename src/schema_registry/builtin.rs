@@ -62,11 +62,14 @@ impl BuiltinRegistry {
     /// [`Refusal::InvalidSchema`], [`Refusal::InvalidSubject`], [`Refusal::Incompatible`] or [`Refusal::Store`].
     pub async fn register_version(&self, subject: &str, schema: &str) -> Result<u32, Refusal> {
         valid_subject(subject)?;
-        let schema = SchemaText::parse(schema)?;
-        let known = self.read(|catalog| present(catalog, subject, &schema));
+        let known = self.read(|catalog| {
+            let id = catalog.id_of_text(schema)?;
+            catalog.find(subject, id, Deleted::Hidden).map(|_| id)
+        });
         if let Some(id) = known {
             return Ok(id);
         }
+        let schema = SchemaText::parse(schema)?;
         self.change(|catalog| {
             if let Some(id) = present(catalog, subject, &schema) {
                 return Ok((Vec::new(), id));

@@ -34,7 +34,10 @@ type Entries = Vec<(String, Bytes)>;
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     schemas: BTreeMap<u32, Arc<str>>,
+    /// By canonical text.
     ids: HashMap<String, u32>,
+    /// By text as first registered: finds a known schema without parsing.
+    ids_by_text: HashMap<Arc<str>, u32>,
     subjects: BTreeMap<String, BTreeMap<u32, Entry>>,
     global_level: Option<Level>,
     levels: BTreeMap<String, Level>,
@@ -156,10 +159,7 @@ impl Catalog {
         }
         for (key, value) in config {
             let level = std::str::from_utf8(&value).ok().and_then(|name| Level::parse(name).ok());
-            let subject = match key.split_once('/') {
-                Some((_, subject)) => Some(subject.to_owned()),
-                None => None,
-            };
+            let subject = key.split_once('/').map(|(_, subject)| subject.to_owned());
             let level = level.ok_or_else(|| damaged(CONFIG, &key))?;
             catalog.apply(Edit::SetLevel { subject, level });
         }
@@ -170,6 +170,7 @@ impl Catalog {
     pub(super) fn apply(&mut self, edit: Edit) {
         match edit {
             Edit::AddSchema { id, schema } => {
+                self.ids_by_text.insert(schema.text.clone(), id);
                 self.schemas.insert(id, schema.text);
                 self.ids.insert(schema.canonical, id);
             }
@@ -199,7 +200,12 @@ impl Catalog {
         self.schemas.get(&id).cloned().ok_or(Refusal::IdNotFound(id))
     }
 
-    /// The id a schema has, or shall have.
+    /// The id of a schema in exactly this text.
+    pub(super) fn id_of_text(&self, text: &str) -> Option<u32> {
+        self.ids_by_text.get(text).copied()
+    }
+
+    /// The id a schema has.
     pub(super) fn id_of(&self, schema: &SchemaText) -> Option<u32> {
         self.ids.get(&schema.canonical).copied()
     }

@@ -248,7 +248,7 @@ impl<'a> Resolver<'a> {
                 }
                 Ok(())
             }
-            (w, Kind::Union(_)) => self.into_union(w, &writer, &reader, path),
+            (w, Kind::Union(_)) => self.some_branch(w, &writer, &reader, path),
             (Kind::Primitive(w), Kind::Primitive(r)) if promotes(w, r) => Ok(()),
             (Kind::Array(w), Kind::Array(r)) => self.schema(w, r, &format!("{path}[]")),
             (Kind::Map(w), Kind::Map(r)) => self.schema(w, r, &format!("{path}{{}}")),
@@ -276,7 +276,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// A single type into the reader's union: any branch will do; else the branch most like it explains.
-    fn into_union(
+    fn some_branch(
         &mut self,
         w: Kind<'a>,
         writer: &Node<'a>,

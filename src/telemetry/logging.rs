@@ -15,10 +15,12 @@ use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
-    fmt::writer::BoxMakeWriter,
+    fmt::{format::JsonFields, writer::BoxMakeWriter},
     layer::SubscriberExt,
     reload::{self, Handle},
 };
+
+use super::json_line::JsonLine;
 
 /// The name under which [`LogLevels`] knows the level of everything without one of its own.
 pub const ROOT: &str = "root";
@@ -153,7 +155,7 @@ fn subscriber(
     let lines = match format {
         LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Auto | LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+            lines.fmt_fields(JsonFields::new()).event_format(JsonLine).boxed()
         }
     };
     let subscriber = Registry::default().with(filter).with(lines);
@@ -212,15 +214,10 @@ mod tests {
     fn a_json_line_has_the_fixed_fields_at_its_top() {
         let (lines, subscriber, _levels) = logger(LogFormat::Json, "");
         tracing::subscriber::with_default(subscriber, || {
-            let span = tracing::info_span!("task", connector = "shop", task = 0);
+            let span = tracing::info_span!("task", connector = "shop", task = 0, level = "span");
             let _inside = span.enter();
-            tracing::warn!(
-                code = "PG_X",
-                error = "no route",
-                connector = "shop",
-                task = 0,
-                "task will retry"
-            );
+            let _nameless = tracing::info_span!("run").entered();
+            tracing::warn!(code = "PG_X", error = %"no route", attempt = 2, "task will retry");
         });
         let lines = lines.take();
         assert_eq!(lines.len(), 1);
@@ -228,9 +225,8 @@ mod tests {
         let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
         assert!(timestamp.as_str().unwrap().ends_with('Z'));
         let expected = serde_json::json!({
-            "level": "WARN", "message": "task will retry", "connector": "shop", "task": 0, "code": "PG_X",
-            "error": "no route", "target": "rowstream::telemetry::logging::tests",
-            "span": { "name": "task", "connector": "shop", "task": 0 },
+            "level": "WARN", "target": "rowstream::telemetry::logging::tests", "message": "task will retry",
+            "connector": "shop", "task": 0, "code": "PG_X", "error": "no route", "attempt": 2,
         });
         assert_eq!(line, expected);
     }

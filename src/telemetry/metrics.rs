@@ -1,9 +1,15 @@
 //! Metrics, in Prometheus' text format.
 //!
 //! A task gets a handle with its series already looked up, and reports once a batch. Series live exactly as long as
-//! some handle of the task does: a restarted task that takes a new handle while the old one lives (or after) loses
-//! or doubles nothing, and a deleted connector disappears from the page. That holds because taking and dropping go
-//! through one lock: a drop removes series only when no newer handle of the same task has been taken.
+//! some handle of the task does: one that takes a new handle while an old one lives goes on counting, and a deleted
+//! connector disappears from the page. That holds because taking and dropping go through one lock: a drop removes
+//! series only when no newer handle of the same task has been taken. So the worker holds a handle of each task for
+//! as long as the connector exists, and runs of the task take their own.
+
+mod families;
+mod reported;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -14,27 +20,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
-    TextEncoder,
-    core::{Collector, MetricVec, MetricVecBuilder},
-    proto::{self, LabelPair, MetricFamily, MetricType},
-};
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, Registry, TextEncoder};
 use rowstream_api::Gauges;
 
-use super::{
-    names::{self, Name},
-    process::Usage,
-};
+use super::{names, process::Usage};
 use crate::topic_log::{Lag, LogHealth};
+use families::{Families, opts};
 
 /// Kafka Connect's task states and our `RETRYING`: each has a series, so that an alert can ask for any.
 pub const STATES: [&str; 7] =
     ["UNASSIGNED", "RUNNING", "PAUSED", "FAILED", "RESTARTING", "STOPPED", "RETRYING"];
-
-/// From a quick local commit to half an hour behind.
-const FRESHNESS_BUCKETS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0, 1800.0];
 
 /// All metrics of the process. Cheap to clone.
 #[derive(Clone)]
@@ -52,7 +47,8 @@ type TaskKey = (String, usize);
 struct Series {
     key: TaskKey,
     shared: Arc<Shared>,
-    gauges: Gauges,
+    /// Of the newest handle: each run of a task has its own.
+    gauges: Mutex<Gauges>,
     /// Commit time, in ms since the epoch, up to which the log is known to hold everything; 0 = not known yet.
     complete_ms: AtomicI64,
 }
@@ -127,7 +123,7 @@ impl Metrics {
     }
 
     /// The handle of a source task. `gauges` are what the connector publishes, exported as
-    /// `rowstream_connector_<name>`; when the task has a living handle already, that one's gauges stay.
+    /// `rowstream_connector_<name>` in place of those of an older handle.
     #[must_use]
     pub fn source_task(&self, connector: &str, task: usize, gauges: &Gauges) -> SourceTaskMetrics {
         let f = &self.0.families;
@@ -183,9 +179,9 @@ impl Metrics {
             }
         }
         let mut families = self.0.registry.gather();
-        families.extend(log_families(log));
-        families.extend(connector_families(&living));
-        families.extend(Usage::read().map(process_families).unwrap_or_default());
+        families.extend(reported::log_families(log));
+        families.extend(reported::connector_families(&living));
+        families.extend(Usage::read().map(reported::process_families).unwrap_or_default());
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             tracing::warn!(%error, code = "METRICS_UNREADABLE", "metrics could not be rendered");
             String::new()
@@ -201,11 +197,12 @@ impl Metrics {
         let living = tasks.get(&key).and_then(Weak::upgrade);
         let series = living.unwrap_or_else(|| {
             let shared = Arc::clone(&self.0);
-            let (gauges, complete_ms) = (gauges.clone(), AtomicI64::new(0));
+            let (gauges, complete_ms) = (Mutex::default(), AtomicI64::new(0));
             let series = Arc::new(Series { key: key.clone(), shared, gauges, complete_ms });
             tasks.insert(key, Arc::downgrade(&series));
             series
         });
+        series.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone_from(gauges);
         let f = &self.0.families;
         let labels = series.labels();
         let labels: [&str; 2] = labels.each_ref().map(String::as_str);
@@ -228,6 +225,9 @@ impl Shared {
 impl Series {
     fn labels(&self) -> [String; 2] {
         [self.key.0.clone(), self.key.1.to_string()]
+    }
+    fn gauges(&self) -> Vec<(&'static str, f64)> {
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).values()
     }
 }
 
@@ -335,193 +335,6 @@ impl SinkTaskMetrics {
     }
 }
 
-struct Families {
-    task_state: GaugeVec,
-    task_restarts: IntCounterVec,
-    task_errors: IntCounterVec,
-    task_retries: IntCounterVec,
-    task_skipped: IntCounterVec,
-    dead_letters: IntCounterVec,
-    source_polled: IntCounterVec,
-    source_poll_batches: IntCounterVec,
-    source_written: IntCounterVec,
-    source_written_bytes: IntCounterVec,
-    source_transactions: IntCounterVec,
-    source_active: GaugeVec,
-    source_last_commit: GaugeVec,
-    source_lag: GaugeVec,
-    source_commit_to_log: HistogramVec,
-    sink_read: IntCounterVec,
-    sink_read_bytes: IntCounterVec,
-    sink_sent: IntCounterVec,
-    sink_rows_written: IntCounterVec,
-    sink_rows_deleted: IntCounterVec,
-    sink_refused: IntCounterVec,
-    sink_flush: HistogramVec,
-    sink_lag_records: GaugeVec,
-    sink_lag_bytes: GaugeVec,
-    log_to_sink: HistogramVec,
-    /// Remove a task's series from each of the above.
-    erasers: Vec<Eraser>,
-}
-
-type Eraser = Box<dyn Fn(&[String; 2]) + Send + Sync>;
-
-impl Families {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let mut r = Registrar { registry, erasers: Vec::new() };
-        Ok(Self {
-            task_state: r.gauge(names::TASK_STATE)?,
-            task_restarts: r.counter(names::TASK_RESTARTS)?,
-            task_errors: r.counter(names::TASK_ERRORS)?,
-            task_retries: r.counter(names::TASK_RETRIES)?,
-            task_skipped: r.counter(names::TASK_SKIPPED)?,
-            dead_letters: r.counter(names::DEAD_LETTERS)?,
-            source_polled: r.counter(names::SOURCE_POLLED)?,
-            source_poll_batches: r.counter(names::SOURCE_POLL_BATCHES)?,
-            source_written: r.counter(names::SOURCE_WRITTEN)?,
-            source_written_bytes: r.counter(names::SOURCE_WRITTEN_BYTES)?,
-            source_transactions: r.counter(names::SOURCE_TRANSACTIONS)?,
-            source_active: r.gauge(names::SOURCE_ACTIVE)?,
-            source_last_commit: r.gauge(names::SOURCE_LAST_COMMIT)?,
-            source_lag: r.gauge(names::SOURCE_LAG)?,
-            source_commit_to_log: r.histogram(names::SOURCE_COMMIT_TO_LOG)?,
-            sink_read: r.counter(names::SINK_READ)?,
-            sink_read_bytes: r.counter(names::SINK_READ_BYTES)?,
-            sink_sent: r.counter(names::SINK_SENT)?,
-            sink_rows_written: r.counter(names::SINK_ROWS_WRITTEN)?,
-            sink_rows_deleted: r.counter(names::SINK_ROWS_DELETED)?,
-            sink_refused: r.counter(names::SINK_REFUSED)?,
-            sink_flush: r.histogram(names::SINK_FLUSH)?,
-            sink_lag_records: r.gauge(names::SINK_LAG_RECORDS)?,
-            sink_lag_bytes: r.gauge(names::SINK_LAG_BYTES)?,
-            log_to_sink: r.histogram(names::LOG_TO_SINK)?,
-            erasers: r.erasers,
-        })
-    }
-    fn forget(&self, labels: &[String; 2]) {
-        self.erasers.iter().for_each(|erase| erase(labels));
-    }
-}
-
-struct Registrar<'a> {
-    registry: &'a Registry,
-    erasers: Vec<Eraser>,
-}
-
-impl Registrar<'_> {
-    fn counter(&mut self, name: Name) -> Result<IntCounterVec, prometheus::Error> {
-        self.add(IntCounterVec::new(opts(name), name.labels)?, name)
-    }
-    fn gauge(&mut self, name: Name) -> Result<GaugeVec, prometheus::Error> {
-        self.add(GaugeVec::new(opts(name), name.labels)?, name)
-    }
-    fn histogram(&mut self, name: Name) -> Result<HistogramVec, prometheus::Error> {
-        let opts = HistogramOpts::new(name.name, name.help).buckets(FRESHNESS_BUCKETS.to_vec());
-        self.add(HistogramVec::new(opts, name.labels)?, name)
-    }
-    fn add<B: MetricVecBuilder + 'static>(
-        &mut self,
-        vec: MetricVec<B>,
-        name: Name,
-    ) -> Result<MetricVec<B>, prometheus::Error> {
-        self.registry.register(Box::new(vec.clone()))?;
-        let erased = vec.clone();
-        self.erasers.push(Box::new(move |labels| erase(&erased, name, labels)));
-        Ok(vec)
-    }
-}
-
-/// Removes every series whose first two labels are these, whatever its third is.
-fn erase<B: MetricVecBuilder>(vec: &MetricVec<B>, name: Name, task: &[String; 2]) {
-    for metric in vec.collect().iter().flat_map(MetricFamily::get_metric) {
-        let value = |label: &&str| metric.get_label().iter().find(|pair| pair.name() == *label);
-        let values: Vec<&str> = name.labels.iter().filter_map(value).map(LabelPair::value).collect();
-        // Another thread cannot have removed it: drops hold the lock. So the answer says nothing new.
-        if values.iter().zip(task).all(|(value, wanted)| value == wanted) {
-            drop(vec.remove_label_values(&values));
-        }
-    }
-}
-
-fn opts(name: Name) -> Opts {
-    Opts::new(name.name, name.help)
-}
-
-fn log_families(log: &LogHealth) -> Vec<MetricFamily> {
-    let blocked = if log.blocked.is_some() { 1.0 } else { 0.0 };
-    let values = log.values.iter().map(|(name, value)| {
-        let name = format!("{}{}", names::LOG_PREFIX, identifier(name));
-        family(name, "Reported by the topic log", vec![(Vec::new(), *value)])
-    });
-    std::iter::once(single(names::LOG_BLOCKED, blocked)).chain(values).collect()
-}
-
-fn connector_families(living: &[Arc<Series>]) -> Vec<MetricFamily> {
-    let mut by_name: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
-    for series in living {
-        for (name, value) in series.gauges.values() {
-            let [connector, task] = series.labels();
-            let name = format!("{}{}", names::CONNECTOR_PREFIX, identifier(name));
-            let labels = vec![("connector", connector), ("task", task)];
-            by_name.entry(name).or_default().push((labels, value));
-        }
-    }
-    let families = by_name.into_iter();
-    families.map(|(name, samples)| family(name, "Reported by the connector", samples)).collect()
-}
-
-fn process_families(usage: Usage) -> Vec<MetricFamily> {
-    vec![
-        single(names::PROCESS_RESIDENT, usage.resident_bytes),
-        single(names::PROCESS_CPU, usage.cpu_seconds),
-        single(names::PROCESS_FDS, usage.open_fds),
-        single(names::PROCESS_START, usage.start_time_seconds),
-    ]
-}
-
-type Sample = (Vec<(&'static str, String)>, f64);
-
-fn single(name: Name, value: f64) -> MetricFamily {
-    family(name.name.to_owned(), name.help, vec![(Vec::new(), value)])
-}
-
-/// A family known only by what was reported: a counter when its name ends like one, else a gauge.
-fn family(name: String, help: &str, samples: Vec<Sample>) -> MetricFamily {
-    let counts = name.ends_with("_total");
-    let metrics = samples.into_iter().map(|(labels, value)| {
-        let mut metric = proto::Metric::from_label(labels.into_iter().map(pair).collect());
-        if counts {
-            let mut counter = proto::Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        metric
-    });
-    let mut family = MetricFamily::default();
-    family.set_metric(metrics.collect());
-    family.set_name(name);
-    family.set_help(help.to_owned());
-    family.set_field_type(if counts { MetricType::COUNTER } else { MetricType::GAUGE });
-    family
-}
-
-fn pair((name, value): (&'static str, String)) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value);
-    pair
-}
-
-/// A name that cannot break the page.
-fn identifier(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
-}
-
 fn epoch_ms(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -544,6 +357,3 @@ fn seconds_signed(ms: i64) -> f64 {
 fn count(n: u64) -> f64 {
     n as f64
 }
-
-#[cfg(test)]
-mod tests;

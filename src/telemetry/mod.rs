@@ -1,5 +1,6 @@
 //! What the daemon says about itself: metrics for machines, log lines for people.
 
+mod json_line;
 pub mod logging;
 pub mod metrics;
 mod names;

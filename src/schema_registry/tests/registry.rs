@@ -53,18 +53,15 @@ async fn everything_is_there_after_reopening() {
 async fn many_registering_at_once_get_one_id_per_schema() {
     let log = MemoryLog::new();
     let registry = BuiltinRegistry::open(log.clone()).await.unwrap();
-    let same = (0..64).map(|_| registry.register("same", INT));
-    let mixed = (0..64).map(|n| async move { n % 2 });
-    let ids = join_all(same).await;
+    let ids = join_all((0..64).map(|_| registry.register("same", INT))).await;
     assert!(ids.iter().all(|id| matches!(id, Ok(1))), "{ids:?}");
     assert_eq!(log.writes(), 1);
-    let parities = join_all(mixed).await;
     let mut tasks = tokio::task::JoinSet::new();
-    for (n, parity) in parities.into_iter().enumerate() {
+    for n in 0..64u32 {
         let registry = registry.clone();
         tasks.spawn(async move {
-            let schema = if parity == 0 { INT } else { LONG };
-            registry.register(&format!("subject-{n}"), schema).await.map(|id| (parity, id)).unwrap()
+            let schema = if n % 2 == 0 { INT } else { LONG };
+            (n % 2, registry.register(&format!("subject-{n}"), schema).await.unwrap())
         });
     }
     let ids = tasks.join_all().await;
@@ -123,13 +120,13 @@ async fn refusals_reach_the_converter_as_its_errors() {
     let registry = BuiltinRegistry::open(MemoryLog::new()).await.unwrap();
     assert!(matches!(registry.register("s", "{").await, Err(RegistryError::Invalid(_))));
     assert!(matches!(registry.register("s", r#"{"type":"record"}"#).await, Err(RegistryError::Invalid(_))));
+    let misnamed = r#"{"type":"record","name":"R","fields":[],"aliases":["9 lives"]}"#;
+    let error = registry.register("s", misnamed).await.unwrap_err().to_string();
+    assert!(error.contains("`9 lives` is not a name"), "{error}");
     assert!(matches!(registry.register_version("a\nb", INT).await, Err(Refusal::InvalidSubject(_))));
     registry.register("s", LONG).await.unwrap();
-    match registry.register("s", INT).await.unwrap_err() {
-        RegistryError::Incompatible { subject, version: 1, reason } => {
-            assert_eq!(subject, "s");
-            assert!(reason.starts_with("field `a`: type changed from long to int"), "{reason}");
-        }
-        other => panic!("{other}"),
-    }
+    let error = registry.register("s", INT).await.unwrap_err();
+    let RegistryError::Incompatible { subject, version: 1, reason } = error else { panic!("{error}") };
+    assert_eq!(subject, "s");
+    assert!(reason.starts_with("field `a`: type changed from long to int"), "{reason}");
 }

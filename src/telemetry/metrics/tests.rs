@@ -108,9 +108,12 @@ fn series_live_as_long_as_some_handle_of_the_task() {
     first.task.state("RUNNING");
     first.task.failed("A");
     first.task.failed("B");
-    let second = metrics.source_task("shop", 0, &gauges);
+    let newer = Gauges::default();
+    newer.set("queue_bytes", 2.0);
+    let second = metrics.source_task("shop", 0, &newer);
     drop(first);
     second.polled(2);
+    assert_line(&page(&metrics), r#"rowstream_connector_queue_bytes{connector="shop",task="0"} 2"#);
     assert_line(&page(&metrics), r#"rowstream_source_record_poll_total{connector="shop",task="0"} 3"#);
     drop(second);
     let after = page(&metrics);
