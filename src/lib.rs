@@ -1,6 +1,21 @@
 //! The daemon, in reading order.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`config`] | what was typed, checked, and turned into plans; secrets |
+//! | [`registry`] | the one table of connectors |
+//! | [`worker`] | connectors and their tasks: start, stop, pause, restart, status; watched files |
+//! | [`task`] | one task's life: supervision, the source loop, the sink loop |
+//! | [`pipeline`] | changes to Avro records and back; tolerance and dead letters |
+//! | [`topic_log`] | the spine: records and offsets, committed together |
+//! | [`schema_registry`] | Confluent's registry, built in |
+//! | [`telemetry`] | every metric name; log lines |
 
 pub mod config;
+pub mod pipeline;
+pub mod registry;
 pub mod schema_registry;
+pub mod task;
 pub mod telemetry;
 pub mod topic_log;
+pub mod worker;

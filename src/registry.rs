@@ -7,10 +7,10 @@ use std::num::NonZeroUsize;
 
 use futures::future::{BoxFuture, FutureExt};
 use rowstream_api::{
-    ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId, SinkConnector, SinkRecord,
-    SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask, TaskContext, TopicOffsets, TopicPartition,
+    ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId,
+    SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
+    TaskContext, TopicOffsets, TopicPartition,
 };
-use rowstream_postgres::{sink::PostgresSink, source::PostgresSource};
 use rowstream_webhook::WebhookSink;
 use serde_json::{Map, Value};
 
@@ -19,7 +19,7 @@ use crate::config::{ConnectorSpec, secrets, spec};
 /// Every connector this binary holds.
 #[must_use]
 pub fn plugins() -> Vec<Plugin> {
-    vec![source::<PostgresSource>(), sink::<PostgresSink>(), sink::<WebhookSink>()]
+    vec![sink::<WebhookSink>()]
 }
 
 /// The plugin of this name.
@@ -108,7 +108,11 @@ pub trait SourcePlan: Send + Sync {
     /// See [`SourceConnector::split`].
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>>;
     /// See [`SourceConnector::start`].
-    fn start(&self, resume: SourceOffsets, cx: TaskContext) -> BoxFuture<'_, Result<Box<dyn AnySourceTask>, ConnectorError>>;
+    fn start(
+        &self,
+        resume: SourceOffsets,
+        cx: TaskContext,
+    ) -> BoxFuture<'_, Result<Box<dyn AnySourceTask>, ConnectorError>>;
 }
 
 /// A sink's plan, erased.
@@ -134,13 +138,21 @@ pub trait AnySourceTask: Send {
 /// [`SinkTask`], erased; the same contracts.
 pub trait AnySinkTask: Send {
     /// See [`SinkTask::open`].
-    fn open<'a>(&'a mut self, gained: &'a [TopicPartition]) -> BoxFuture<'a, Result<TopicOffsets, ConnectorError>>;
+    fn open<'a>(
+        &'a mut self,
+        gained: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<TopicOffsets, ConnectorError>>;
     /// See [`SinkTask::put`].
-    fn put(&mut self, records: Vec<SinkRecord>) -> BoxFuture<'_, Result<Vec<(RecordId, RecordError)>, ConnectorError>>;
+    fn put(
+        &mut self,
+        records: Vec<SinkRecord>,
+    ) -> BoxFuture<'_, Result<Vec<(RecordId, RecordError)>, ConnectorError>>;
     /// See [`SinkTask::flush`].
     fn flush(&mut self) -> BoxFuture<'_, Result<Flushed, ConnectorError>>;
     /// See [`SinkTask::pending_bytes`].
     fn pending_bytes(&self) -> usize;
+    /// See [`SinkTask::is_full`].
+    fn is_full(&self) -> bool;
     /// See [`SinkTask::progress`].
     fn progress(&mut self) -> BoxFuture<'_, ()>;
     /// See [`SinkTask::close`].
@@ -155,13 +167,18 @@ pub fn plan(connector: &ConnectorSpec) -> Result<(Plugin, Plan), ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let Some(plugin) = plugin(&connector.connector) else {
         let known: Vec<String> = plugins().iter().map(|p| format!("`{}`", p.name)).collect();
-        let message = format!("`{}` is not a connector; expected one of {}", connector.connector, known.join(", "));
+        let message =
+            format!("`{}` is not a connector; expected one of {}", connector.connector, known.join(", "));
         errors.push("connector", message);
         return Err(errors);
     };
     match (plugin.kind, connector.topics.is_empty()) {
-        (PluginKind::Sink, true) => errors.push("topics", "a sink needs the topics it reads, e.g. `[\"shop.public.*\"]`"),
-        (PluginKind::Source, false) => errors.push("topics", "has no effect on a source; its topics follow from its tables"),
+        (PluginKind::Sink, true) => {
+            errors.push("topics", "a sink needs the topics it reads, e.g. `[\"shop.public.*\"]`")
+        }
+        (PluginKind::Source, false) => {
+            errors.push("topics", "has no effect on a source; its topics follow from its tables")
+        }
         (PluginKind::Sink, false) | (PluginKind::Source, true) => {}
     }
     let resolved = secrets::resolve(&connector.config, &secrets::process_environment, &mut errors);
@@ -217,7 +234,11 @@ impl<S: SourceConnector> SourcePlan for ErasedSource<S> {
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>> {
         S::split(&self.0, tasks_max).into_iter().map(|p| Box::new(Self(p)) as Box<dyn SourcePlan>).collect()
     }
-    fn start(&self, resume: SourceOffsets, cx: TaskContext) -> BoxFuture<'_, Result<Box<dyn AnySourceTask>, ConnectorError>> {
+    fn start(
+        &self,
+        resume: SourceOffsets,
+        cx: TaskContext,
+    ) -> BoxFuture<'_, Result<Box<dyn AnySourceTask>, ConnectorError>> {
         let start = S::start(self.0.clone(), resume, cx);
         async move { Ok(Box::new(start.await?) as Box<dyn AnySourceTask>) }.boxed()
     }
@@ -251,10 +272,16 @@ impl<T: SourceTask> AnySourceTask for T {
 }
 
 impl<T: SinkTask> AnySinkTask for T {
-    fn open<'a>(&'a mut self, gained: &'a [TopicPartition]) -> BoxFuture<'a, Result<TopicOffsets, ConnectorError>> {
+    fn open<'a>(
+        &'a mut self,
+        gained: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<TopicOffsets, ConnectorError>> {
         SinkTask::open(self, gained).boxed()
     }
-    fn put(&mut self, records: Vec<SinkRecord>) -> BoxFuture<'_, Result<Vec<(RecordId, RecordError)>, ConnectorError>> {
+    fn put(
+        &mut self,
+        records: Vec<SinkRecord>,
+    ) -> BoxFuture<'_, Result<Vec<(RecordId, RecordError)>, ConnectorError>> {
         SinkTask::put(self, records).boxed()
     }
     fn flush(&mut self) -> BoxFuture<'_, Result<Flushed, ConnectorError>> {
@@ -262,6 +289,9 @@ impl<T: SinkTask> AnySinkTask for T {
     }
     fn pending_bytes(&self) -> usize {
         SinkTask::pending_bytes(self)
+    }
+    fn is_full(&self) -> bool {
+        SinkTask::is_full(self)
     }
     fn progress(&mut self) -> BoxFuture<'_, ()> {
         SinkTask::progress(self).boxed()

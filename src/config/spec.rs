@@ -105,7 +105,7 @@ fn typed_value(kind: FieldKind, value: &Value) -> Result<Value, String> {
                 words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
             )),
         },
-        (FieldKind::List, _, Value::Array(items)) => items
+        (FieldKind::List | FieldKind::SecretList, _, Value::Array(items)) => items
             .iter()
             .map(|v| {
                 v.as_str()
@@ -114,15 +114,15 @@ fn typed_value(kind: FieldKind, value: &Value) -> Result<Value, String> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map(Value::Array),
-        (FieldKind::List, Some(text), _) => Ok(Value::Array(
+        (FieldKind::List | FieldKind::SecretList, Some(text), _) => Ok(Value::Array(
             text.split(',')
                 .map(str::trim)
                 .filter(|s| !s.is_empty())
                 .map(|s| Value::String(s.to_owned()))
                 .collect(),
         )),
-        (FieldKind::List, None, _) => Err("expected a list of texts".to_owned()),
-        (FieldKind::Map, _, Value::Object(map)) => map
+        (FieldKind::List | FieldKind::SecretList, None, _) => Err("expected a list of texts".to_owned()),
+        (FieldKind::Map | FieldKind::SecretMap, _, Value::Object(map)) => map
             .iter()
             .map(|(k, v)| match v {
                 Value::String(s) => Ok((k.clone(), Value::String(s.clone()))),
@@ -134,7 +134,7 @@ fn typed_value(kind: FieldKind, value: &Value) -> Result<Value, String> {
             })
             .collect::<Result<Map<_, _>, _>>()
             .map(Value::Object),
-        (FieldKind::Map, _, _) => Err("expected keys with texts".to_owned()),
+        (FieldKind::Map | FieldKind::SecretMap, _, _) => Err("expected keys with texts".to_owned()),
     }
 }
 
@@ -144,9 +144,9 @@ fn typed_value(kind: FieldKind, value: &Value) -> Result<Value, String> {
 pub fn nest(flat: &Map<String, Value>, fields: &[FieldDoc]) -> Map<String, Value> {
     let mut root = Map::new();
     for (key, value) in flat {
-        let map_field = fields.iter().find(|f| {
-            matches!(f.kind, FieldKind::Map) && key.strip_prefix(f.path).is_some_and(|r| r.starts_with('.'))
-        });
+        let map_field = fields
+            .iter()
+            .find(|f| f.kind.is_map() && key.strip_prefix(f.path).is_some_and(|r| r.starts_with('.')));
         let mut parts: Vec<&str> = Vec::new();
         if let Some(field) = map_field {
             parts.extend(field.path.split('.'));

@@ -114,11 +114,12 @@ impl DeadLetters {
             let id = format!("{}-{}-dead-letters", self.connector, self.task);
             self.writer = Some(self.log.writer(&id).await.map_err(|e| log_failure(&attempt(), e))?);
         }
+        let contexts: Vec<_> = letters.iter().map(|l| self.context(l)).collect();
         let Some(writer) = self.writer.as_mut() else { return Ok(()) };
         let count = writer.partitions(topic).await.map_err(|e| log_failure(&attempt(), e))?;
-        let mut builders: Vec<RecordBatchBuilder> = (0..count).map(|_| RecordBatchBuilder::new(&[])).collect();
-        for letter in letters {
-            let context = self.context(letter);
+        let mut builders: Vec<RecordBatchBuilder> =
+            (0..count).map(|_| RecordBatchBuilder::new(&[])).collect();
+        for (letter, context) in letters.iter().zip(&contexts) {
             let mut headers: Vec<Header<'_>> = letter
                 .headers
                 .iter()
@@ -156,7 +157,10 @@ impl DeadLetters {
             ("__connect.errors.connector.name", self.connector.clone()),
             ("__connect.errors.task.id", self.task.to_string()),
             ("__connect.errors.stage", letter.error.stage.as_str().to_owned()),
-            ("__connect.errors.class.name", format!("rowstream.{}", letter.error.stage.as_str().to_lowercase())),
+            (
+                "__connect.errors.class.name",
+                format!("rowstream.{}", letter.error.stage.as_str().to_lowercase()),
+            ),
             ("__connect.errors.exception.class.name", letter.error.code.to_owned()),
             ("__connect.errors.exception.message", letter.error.message.clone()),
         ]);

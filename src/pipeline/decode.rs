@@ -66,7 +66,10 @@ impl RecordDecoder {
             Ok((id, _)) => id,
             Err(error) => return Ok(Err(RecordError { stage, ..error })),
         };
-        Ok(self.decoder(id, stage).await?.map(|decoder| Some(Datum { bytes: framed.slice(FRAME..), decoder })))
+        Ok(self
+            .decoder(id, stage)
+            .await?
+            .map(|decoder| Some(Datum { bytes: framed.slice(FRAME..), decoder })))
     }
 
     async fn decoder(
@@ -80,9 +83,16 @@ impl RecordDecoder {
         let text = match self.registry.schema(id).await {
             Ok(text) => text,
             Err(error @ RegistryError::Unavailable(_)) => {
-                return Err(ConnectorError::transient("REGISTRY_UNAVAILABLE", format!("fetch schema {id}")).because(error));
+                return Err(ConnectorError::transient("REGISTRY_UNAVAILABLE", format!("fetch schema {id}"))
+                    .because(error));
             }
-            Err(error) => return Ok(Err(RecordError::new(stage, "SCHEMA_UNKNOWN", format!("schema id {id}: {error}")))),
+            Err(error) => {
+                return Ok(Err(RecordError::new(
+                    stage,
+                    "SCHEMA_UNKNOWN",
+                    format!("schema id {id}: {error}"),
+                )));
+            }
         };
         match from_avro_json(&text) {
             Ok(schema) => {
@@ -90,7 +100,9 @@ impl RecordDecoder {
                 self.decoders.insert(id, Arc::clone(&decoder));
                 Ok(Ok(decoder))
             }
-            Err(error) => Ok(Err(RecordError::new(stage, "SCHEMA_UNSUPPORTED", format!("schema id {id}: {error}")))),
+            Err(error) => {
+                Ok(Err(RecordError::new(stage, "SCHEMA_UNSUPPORTED", format!("schema id {id}: {error}"))))
+            }
         }
     }
 

@@ -15,8 +15,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rowstream_api::{Change, ChangeSet, ChangeView, ConnectorError, Op, RecordError, RowView, Stage, TableSchema, TopicPartition, ValueRef};
-use rowstream_avro::{AvroDecoder, EnvelopePlan, put_frame_header, to_avro_json};
+use rowstream_api::{
+    Change, ChangeSet, ChangeView, ConnectorError, Op, RecordError, RowView, TableSchema, TopicPartition,
+    ValueRef,
+};
+use rowstream_avro::{AvroDecoder, EnvelopePlan, Event, put_frame_header, to_avro_json};
 
 use super::partition::partition_of;
 use crate::{
@@ -38,8 +41,8 @@ pub struct RecordGroup {
     closed_bytes: usize,
     /// Records so far.
     pub records: u64,
-    /// Commit time of the newest change, milliseconds since the epoch.
-    pub newest_ms: i64,
+    /// Commit times of the oldest and the newest change, milliseconds since the epoch.
+    pub commit_ms: Option<(i64, i64)>,
 }
 
 impl RecordGroup {
@@ -65,7 +68,8 @@ impl RecordGroup {
         };
         builder.push(record.timestamp_ms, record.key, record.value, record.headers);
         self.records += 1;
-        self.newest_ms = self.newest_ms.max(record.timestamp_ms);
+        let (oldest, newest) = self.commit_ms.unwrap_or((record.timestamp_ms, record.timestamp_ms));
+        self.commit_ms = Some((oldest.min(record.timestamp_ms), newest.max(record.timestamp_ms)));
         if builder.len_bytes() >= BATCH_BYTES_MAX
             && let Some((partition, builder)) = self.open.remove_entry(partition)
         {
@@ -196,7 +200,8 @@ impl EventEncoder {
                 pause = Some(Pause::Unknown(Arc::clone(view.table), context_headers(&view)));
                 return Err(stop());
             };
-            match table.push(&view, now_us, scratch, &mut Target { group, common: &common }) {
+            let push = Push { table, view: &view, now_us, scratch, group, common: &common };
+            match push.run() {
                 Ok(()) => {
                     *done = ordinal;
                     Ok(())
@@ -232,7 +237,7 @@ impl EventEncoder {
         let value_id = self.register(&format!("{topic}-value"), &to_avro_json(&schema.envelope)).await?;
         let count = writer.partitions(topic).await.map_err(log_error)?;
         let partitions = (0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect();
-        let plan = EnvelopePlan::compile(&schema)?;
+        let plan = EnvelopePlan::compile(&schema);
         self.tables.insert(address(&schema), Table { plan, key_id, value_id, partitions, schema });
         Ok(())
     }
@@ -257,133 +262,135 @@ impl EventEncoder {
     }
 }
 
-struct Target<'a> {
+/// One change on its way into a group.
+struct Push<'a> {
+    table: &'a Table,
+    view: &'a ChangeView<'a>,
+    now_us: i64,
+    scratch: &'a mut Scratch,
     group: &'a mut RecordGroup,
     common: &'a [Header<'a>],
 }
 
-impl Table {
-    /// Encodes one change and appends its records.
-    fn push(
-        &self,
-        view: &ChangeView<'_>,
-        now_us: i64,
-        scratch: &mut Scratch,
-        target: &mut Target<'_>,
-    ) -> Result<(), RecordError> {
-        scratch.key.clear();
-        scratch.unavailable.clear();
-        match view.change {
-            Change::Create { after } => self.single(view, (Op::Create, None, Some(after), after), now_us, scratch, target),
-            Change::Read { after } => self.single(view, (Op::Read, None, Some(after), after), now_us, scratch, target),
+/// The images of one event.
+#[derive(Clone, Copy)]
+struct Images<'a> {
+    op: Op,
+    before: Option<&'a dyn RowView>,
+    after: Option<&'a dyn RowView>,
+}
+
+impl Push<'_> {
+    /// Encodes the change, then appends its records.
+    fn run(mut self) -> Result<(), RecordError> {
+        self.scratch.key.clear();
+        self.scratch.unavailable.clear();
+        match self.view.change {
+            Change::Create { after } => {
+                self.single(after, Images { op: Op::Create, before: None, after: Some(after) })
+            }
+            Change::Read { after } => {
+                self.single(after, Images { op: Op::Read, before: None, after: Some(after) })
+            }
             Change::Update { before, after } => {
-                self.single(view, (Op::Update, before, Some(after), after), now_us, scratch, target)
+                self.single(after, Images { op: Op::Update, before, after: Some(after) })
             }
             Change::Delete { before } => {
-                self.key(before, &mut scratch.key)?;
-                self.value(view, (Op::Delete, Some(before), None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
-                let unavailable = self.unavailable(&scratch.unavailable);
-                let headers = headers(None, unavailable.as_deref());
-                self.append(view, &scratch.key, Some(&scratch.value), &headers, target);
-                self.tombstone(view, &scratch.key, &headers, target);
+                self.single(before, Images { op: Op::Delete, before: Some(before), after: None })?;
+                self.tombstone();
                 Ok(())
             }
-            Change::Rekey { before, after } => self.rekey(view, before, after, now_us, scratch, target),
+            Change::Rekey { before, after } => self.rekey(before, after),
             Change::Truncate => {
-                self.value(view, (Op::Truncate, None, None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
-                self.append(view, &[], Some(&scratch.value), &[], target);
+                let Scratch { value, unavailable, .. } = &mut *self.scratch;
+                let images = Images { op: Op::Truncate, before: None, after: None };
+                self.table.value(self.view, images, self.now_us, (value, unavailable))?;
+                append(
+                    self.table,
+                    self.view,
+                    self.group,
+                    self.common,
+                    (None, Some(&self.scratch.value), &[]),
+                );
                 Ok(())
             }
         }
     }
 
-    fn single(
-        &self,
-        view: &ChangeView<'_>,
-        (op, before, after, keyed): (Op, Option<&dyn RowView>, Option<&dyn RowView>, &dyn RowView),
-        now_us: i64,
-        scratch: &mut Scratch,
-        target: &mut Target<'_>,
-    ) -> Result<(), RecordError> {
-        self.key(keyed, &mut scratch.key)?;
-        self.value(view, (op, before, after), now_us, &mut scratch.value, &mut scratch.unavailable)?;
-        let unavailable = self.unavailable(&scratch.unavailable);
+    fn single(&mut self, keyed: &dyn RowView, images: Images<'_>) -> Result<(), RecordError> {
+        let Scratch { key, value, unavailable, .. } = &mut *self.scratch;
+        self.table.key(keyed, key)?;
+        self.table.value(self.view, images, self.now_us, (value, unavailable))?;
+        let unavailable = self.table.unavailable(unavailable);
         let headers = headers(None, unavailable.as_deref());
-        self.append(view, &scratch.key, Some(&scratch.value), &headers, target);
+        append(self.table, self.view, self.group, self.common, (Some(key), Some(value), &headers));
         Ok(())
+    }
+
+    /// After a `d`, for compaction; a table without a key has nothing to compact.
+    fn tombstone(&mut self) {
+        if self.table.key_id.is_some() {
+            append(self.table, self.view, self.group, self.common, (Some(&self.scratch.key), None, &[]));
+        }
     }
 
     /// `d` of the old key, its tombstone, `c` of the new key: never a single `u`.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct for it would only rename the arguments")]
-    fn rekey(
-        &self,
-        view: &ChangeView<'_>,
-        before: &dyn RowView,
-        after: &dyn RowView,
-        now_us: i64,
-        scratch: &mut Scratch,
-        target: &mut Target<'_>,
-    ) -> Result<(), RecordError> {
-        scratch.old_key.clear();
-        self.key(after, &mut scratch.key)?;
-        self.key(before, &mut scratch.old_key)?;
-        self.value(view, (Op::Delete, Some(before), None), now_us, &mut scratch.value, &mut scratch.unavailable)?;
-        scratch.unavailable.clear();
-        self.value(view, (Op::Create, None, Some(after)), now_us, &mut scratch.second, &mut scratch.unavailable)?;
-        let (new_json, old_json) = (self.key_json(&scratch.key)?, self.key_json(&scratch.old_key)?);
-        let unavailable = self.unavailable(&scratch.unavailable);
+    fn rekey(&mut self, before: &dyn RowView, after: &dyn RowView) -> Result<(), RecordError> {
+        let (table, view) = (self.table, self.view);
+        let Scratch { key, old_key, value, second, unavailable } = &mut *self.scratch;
+        old_key.clear();
+        table.key(after, key)?;
+        table.key(before, old_key)?;
+        let gone = Images { op: Op::Delete, before: Some(before), after: None };
+        table.value(view, gone, self.now_us, (value, unavailable))?;
+        unavailable.clear();
+        let come = Images { op: Op::Create, before: None, after: Some(after) };
+        table.value(view, come, self.now_us, (second, unavailable))?;
+        let (new_json, old_json) = (table.key_json(key)?, table.key_json(old_key)?);
+        let unavailable = table.unavailable(unavailable);
         let gone = headers(Some(("__debezium.newkey", &new_json)), None);
-        self.append(view, &scratch.old_key, Some(&scratch.value), &gone, target);
-        self.tombstone(view, &scratch.old_key, &gone, target);
+        append(table, view, self.group, self.common, (Some(old_key), Some(value), &gone));
+        if table.key_id.is_some() {
+            append(table, view, self.group, self.common, (Some(old_key), None, &gone));
+        }
         let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref());
-        self.append(view, &scratch.key, Some(&scratch.second), &come, target);
+        append(table, view, self.group, self.common, (Some(key), Some(second), &come));
         Ok(())
     }
+}
 
+/// Appends a record of key, value and own headers to its partition. An empty key is a null key.
+fn append(
+    table: &Table,
+    view: &ChangeView<'_>,
+    group: &mut RecordGroup,
+    common: &[Header<'_>],
+    (key, value, headers): (Option<&[u8]>, Option<&[u8]>, &[Header<'_>]),
+) {
+    let key = key.filter(|k| !k.is_empty());
+    let count = u32::try_from(table.partitions.len()).unwrap_or(1);
+    let Some(partition) = table.partitions.get(partition_of(key, count) as usize) else { return };
+    group.push(partition, &Record { timestamp_ms: view.timestamp_ms, key, value, headers }, common);
+}
+
+impl Table {
     fn key(&self, row: &dyn RowView, out: &mut Vec<u8>) -> Result<(), RecordError> {
         let Some(id) = self.key_id else { return Ok(()) };
         put_frame_header(id, out);
-        self.plan.encode_key(row, out).map_err(|mut e| {
-            e.stage = Stage::KeyConverter;
-            out.clear();
-            e
-        })
+        self.plan.encode_key(row, out).inspect_err(|_| out.clear())
     }
 
     fn value(
         &self,
         view: &ChangeView<'_>,
-        (op, before, after): (Op, Option<&dyn RowView>, Option<&dyn RowView>),
+        Images { op, before, after }: Images<'_>,
         now_us: i64,
-        out: &mut Vec<u8>,
-        unavailable: &mut Vec<usize>,
+        (out, unavailable): (&mut Vec<u8>, &mut Vec<usize>),
     ) -> Result<(), RecordError> {
         out.clear();
         put_frame_header(self.value_id, out);
-        let envelope = rowstream_avro::Envelope { op, before, after, source: view.source, now_us };
-        self.plan.encode_envelope(&envelope, out, unavailable)
-    }
-
-    fn append(
-        &self,
-        view: &ChangeView<'_>,
-        key: &[u8],
-        value: Option<&[u8]>,
-        headers: &[Header<'_>],
-        target: &mut Target<'_>,
-    ) {
-        let key = (!key.is_empty()).then_some(key);
-        let count = u32::try_from(self.partitions.len()).unwrap_or(1);
-        let Some(partition) = self.partitions.get(partition_of(key, count) as usize) else { return };
-        let record = Record { timestamp_ms: view.timestamp_ms, key, value, headers };
-        target.group.push(partition, &record, target.common);
-    }
-
-    /// After a `d`, for compaction; a table without a key has nothing to compact.
-    fn tombstone(&self, view: &ChangeView<'_>, key: &[u8], headers: &[Header<'_>], target: &mut Target<'_>) {
-        if self.key_id.is_some() {
-            self.append(view, key, None, headers, target);
-        }
+        let event = Event { op, before, after, source: view.source, now_us };
+        self.plan.encode_envelope(&event, out, unavailable)
     }
 
     fn key_json(&self, framed: &[u8]) -> Result<Vec<u8>, RecordError> {
@@ -401,7 +408,8 @@ impl Table {
             return None;
         }
         let fields = self.schema.value.fields();
-        let names: Vec<&str> = columns.iter().filter_map(|&i| fields.get(i).map(|f| f.name.as_str())).collect();
+        let names: Vec<&str> =
+            columns.iter().filter_map(|&i| fields.get(i).map(|f| f.name.as_str())).collect();
         serde_json::to_vec(&names).ok()
     }
 }
@@ -434,7 +442,11 @@ fn stop() -> RecordError {
 }
 
 fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_micros()).ok()).unwrap_or(0)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_micros()).ok())
+        .unwrap_or(0)
 }
 
 fn log_error(error: crate::topic_log::LogError) -> ConnectorError {

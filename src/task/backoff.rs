@@ -23,13 +23,16 @@ impl Backoff {
     }
 
     /// The next attempt's number and wait; `None` when the budget is used up.
-    pub fn next(&mut self) -> Option<(u32, Duration)> {
+    pub fn next_wait(&mut self) -> Option<(u32, Duration)> {
         if self.policy.attempts.is_some_and(|most| self.attempt >= most) {
             return None;
         }
         self.attempt += 1;
-        let ceiling =
-            self.policy.backoff_initial.saturating_mul(1 << (self.attempt - 1).min(20)).min(self.policy.backoff_max);
+        let ceiling = self
+            .policy
+            .backoff_initial
+            .saturating_mul(1 << (self.attempt - 1).min(20))
+            .min(self.policy.backoff_max);
         // Between half and the whole: never a stampede, never an immediate retry.
         let mut hasher = self.random.build_hasher();
         hasher.write_u32(self.attempt);
@@ -57,13 +60,16 @@ mod tests {
         };
         let mut backoff = Backoff::new(policy);
         for attempt in 1..=8u32 {
-            let (n, wait) = backoff.next().unwrap();
+            let (n, wait) = backoff.next_wait().unwrap();
             let ceiling = Duration::from_millis(100 << (attempt - 1)).min(Duration::from_secs(2));
             assert_eq!(n, attempt);
-            assert!(wait >= ceiling / 2 && wait <= ceiling, "attempt {attempt}: {wait:?} not within {ceiling:?}");
+            assert!(
+                wait >= ceiling / 2 && wait <= ceiling,
+                "attempt {attempt}: {wait:?} not within {ceiling:?}"
+            );
         }
-        assert!(backoff.next().is_none());
+        assert!(backoff.next_wait().is_none());
         backoff.reset();
-        assert_eq!(backoff.next().unwrap().0, 1);
+        assert_eq!(backoff.next_wait().unwrap().0, 1);
     }
 }

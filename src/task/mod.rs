@@ -58,7 +58,9 @@ pub fn log_failure(attempt: &str, error: LogError) -> ConnectorError {
 pub fn commit_failure(attempt: &str, error: CommitError) -> ConnectorError {
     match error {
         CommitError::Aborted(error) => log_failure(attempt, error),
-        CommitError::Fenced => ConnectorError::fatal("TASK_FENCED", format!("{attempt}: a newer task took over")),
+        CommitError::Fenced => {
+            ConnectorError::fatal("TASK_FENCED", format!("{attempt}: a newer task took over"))
+        }
         CommitError::Unknown(_) => ConnectorError::transient("COMMIT_UNKNOWN", attempt).because(error),
     }
 }

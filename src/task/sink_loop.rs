@@ -15,7 +15,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -69,6 +69,9 @@ impl Runnable for SinkTaskRun {
         async move {
             let mut committed_any = false;
             let outcome = self.once(stop, &mut committed_any).await;
+            if let Err(error) = &outcome {
+                self.metrics.task.failed(error.code);
+            }
             Run { outcome, committed_any }
         }
         .boxed()
@@ -76,7 +79,11 @@ impl Runnable for SinkTaskRun {
 }
 
 impl SinkTaskRun {
-    async fn once(&mut self, stop: &CancellationToken, committed_any: &mut bool) -> Result<(), ConnectorError> {
+    async fn once(
+        &mut self,
+        stop: &CancellationToken,
+        committed_any: &mut bool,
+    ) -> Result<(), ConnectorError> {
         let shared = &self.shared;
         let cx = TaskContext {
             connector: shared.connector.clone(),
@@ -89,13 +96,21 @@ impl SinkTaskRun {
             sink = self.plan.start(cx) => sink?,
         };
         let group = group_of(&shared.connector);
-        let reader =
-            shared.log.reader(&group, self.topics.clone()).await.map_err(|e| log_failure("open a reader of the topic log", e))?;
+        let reader = shared
+            .log
+            .reader(&group, self.topics.clone())
+            .await
+            .map_err(|e| log_failure("open a reader of the topic log", e))?;
         let mut run = SinkLoop {
             sink,
             reader,
             decoder: RecordDecoder::new(Arc::clone(&shared.registry)),
-            dead_letters: DeadLetters::new(Arc::clone(&shared.log), shared.policy.clone(), &shared.connector, shared.task),
+            dead_letters: DeadLetters::new(
+                Arc::clone(&shared.log),
+                shared.policy.clone(),
+                &shared.connector,
+                shared.task,
+            ),
             recent: BTreeMap::new(),
             group,
             group_offsets: TopicOffsets::new(),
@@ -128,6 +143,13 @@ struct SinkLoop<'a> {
     committed_any: &'a mut bool,
 }
 
+/// What a flush finished: records, and the timestamp of the oldest batch among them.
+#[derive(Default)]
+struct Done {
+    records: u64,
+    oldest_ms: Option<i64>,
+}
+
 enum Event {
     Stop,
     Read(LogEvent),
@@ -139,13 +161,14 @@ impl SinkLoop<'_> {
     async fn drive(&mut self, stop: &CancellationToken) -> Result<(), ConnectorError> {
         loop {
             let pending = self.sink.pending_bytes();
+            let room = pending < PENDING_BYTES_MAX && !self.sink.is_full();
             let group_due = self.group_due;
             // Biased: while records are there for the taking, they fill the batch; only then the batch is flushed.
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => Event::Stop,
                 () = sleep_until(group_due), if group_due.is_some() => Event::GroupOffsetsDue,
-                read = self.reader.next(), if pending < PENDING_BYTES_MAX => {
+                read = self.reader.next(), if room => {
                     Event::Read(read.map_err(|e| log_failure("read the topic log", e))?)
                 }
                 () = self.sink.progress(), if pending > 0 => Event::Progress,
@@ -163,14 +186,20 @@ impl SinkLoop<'_> {
 
     /// Makes durable what was accepted, and disconnects.
     async fn finish(&mut self) -> Result<(), ConnectorError> {
+        let started = Instant::now();
         let flushed = self.sink.close().await?;
-        self.flushed(flushed).await?;
+        self.flushed(flushed, started.elapsed()).await?;
         self.store_group_offsets().await
     }
 
     async fn gained(&mut self, partitions: &[TopicPartition]) -> Result<(), ConnectorError> {
         let held = self.sink.open(partitions).await?;
-        let stored = self.shared.log.group_offsets(&self.group).await.map_err(|e| log_failure("read group offsets", e))?;
+        let stored = self
+            .shared
+            .log
+            .group_offsets(&self.group)
+            .await
+            .map_err(|e| log_failure("read group offsets", e))?;
         self.keeps_offsets |= !held.is_empty();
         for partition in partitions {
             let seek = match held.get(partition).or_else(|| stored.get(partition)) {
@@ -178,7 +207,10 @@ impl SinkLoop<'_> {
                 None => SeekTo::Earliest,
             };
             self.reader.seek(partition, seek).map_err(|e| {
-                log_failure(&format!("resume sink `{}` where its destination stands", self.shared.connector), e)
+                log_failure(
+                    &format!("resume sink `{}` where its destination stands", self.shared.connector),
+                    e,
+                )
             })?;
         }
         Ok(())
@@ -204,25 +236,26 @@ impl SinkLoop<'_> {
     async fn flush(&mut self) -> Result<(), ConnectorError> {
         let started = Instant::now();
         let flushed = self.sink.flush().await?;
-        self.metrics.flushed(started.elapsed());
-        self.flushed(flushed).await
+        self.flushed(flushed, started.elapsed()).await
     }
 
-    async fn flushed(&mut self, flushed: Flushed) -> Result<(), ConnectorError> {
+    async fn flushed(&mut self, flushed: Flushed, took: Duration) -> Result<(), ConnectorError> {
         self.refused(flushed.refused).await?;
-        let mut records = 0u64;
+        let mut done = Done::default();
         for (partition, next) in flushed.offsets {
-            let before = self.release(&partition, next);
-            records += before;
+            self.release(&partition, next, &mut done);
             self.group_offsets.insert(partition, next);
         }
-        if records > 0 {
+        if done.records > 0 {
             *self.committed_any = true;
-            self.shared.status.committed(records);
-            self.metrics.sent(records);
+            self.shared.status.committed(done.records);
+            let age = done.oldest_ms.and_then(|ms| {
+                let written = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).ok()?);
+                SystemTime::now().duration_since(written).ok()
+            });
+            self.metrics.flushed(done.records, took, age);
         }
-        let lag = self.reader.lag();
-        self.metrics.lag(lag.records, lag.bytes);
+        self.metrics.lag(self.reader.lag());
         if self.group_due.is_none() && !self.group_offsets.is_empty() {
             let wait = if self.keeps_offsets { GROUP_OFFSETS_LAZY } else { GROUP_OFFSETS_EAGER };
             self.group_due = Some(Instant::now() + wait);
@@ -230,18 +263,18 @@ impl SinkLoop<'_> {
         Ok(())
     }
 
-    /// Lets go of batches that lie wholly below `next`; answers how many records that were.
-    fn release(&mut self, partition: &TopicPartition, next: i64) -> u64 {
-        let Some(batches) = self.recent.get_mut(partition) else { return 0 };
-        let mut done = 0;
+    /// Lets go of batches that lie wholly below `next`.
+    fn release(&mut self, partition: &TopicPartition, next: i64, done: &mut Done) {
+        let Some(batches) = self.recent.get_mut(partition) else { return };
         while let Some(batch) = batches.front() {
             if batch.base_offset + i64::from(batch.records.count()) > next {
                 break;
             }
-            done += u64::from(batch.records.count());
+            done.records += u64::from(batch.records.count());
+            let newest_ms = batch.records.max_timestamp_ms();
+            done.oldest_ms = Some(done.oldest_ms.map_or(newest_ms, |oldest: i64| oldest.min(newest_ms)));
             batches.pop_front();
         }
-        done
     }
 
     async fn refused(&mut self, refused: Vec<(RecordId, RecordError)>) -> Result<(), ConnectorError> {
@@ -259,19 +292,23 @@ impl SinkLoop<'_> {
         }
         self.metrics.refused(letters.len() as u64);
         let written = self.dead_letters.dispose(&letters).await?;
-        self.metrics.dead_lettered(written as u64);
+        self.metrics.task.dead_lettered(written as u64);
+        self.metrics.task.skipped((letters.len() - written) as u64);
         Ok(())
     }
 
     /// The record as it stands in the log.
     fn raw(&self, id: &RecordId) -> Result<RecordRef, ConnectorError> {
         let batch = self.recent.get(&id.partition).and_then(|batches| {
-            batches.iter().find(|b| {
-                (b.base_offset..b.base_offset + i64::from(b.records.count())).contains(&id.offset)
-            })
+            batches
+                .iter()
+                .find(|b| (b.base_offset..b.base_offset + i64::from(b.records.count())).contains(&id.offset))
         });
         let missing = || {
-            ConnectorError::fatal("BUG_REFUSED_UNKNOWN", format!("the sink refused record {} of {}, which it does not hold", id.offset, id.partition))
+            ConnectorError::fatal(
+                "BUG_REFUSED_UNKNOWN",
+                format!("the sink refused record {} of {}, which it does not hold", id.offset, id.partition),
+            )
         };
         let batch = batch.ok_or_else(missing)?;
         let index = usize::try_from(id.offset - batch.base_offset).map_err(|_| missing())?;
@@ -285,7 +322,11 @@ impl SinkLoop<'_> {
         if offsets.is_empty() {
             return Ok(());
         }
-        self.shared.log.commit_group_offsets(&self.group, offsets).await.map_err(|e| log_failure("store group offsets", e))
+        self.shared
+            .log
+            .commit_group_offsets(&self.group, offsets)
+            .await
+            .map_err(|e| log_failure("store group offsets", e))
     }
 }
 

@@ -16,11 +16,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use futures::{
-    FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::FuturesOrdered,
-};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use rowstream_api::{ConnectorError, SourceBatch, SourceOffsets, TaskContext};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +30,7 @@ use crate::{
         encode::{EventEncoder, RecordGroup, Refused},
     },
     registry::{AnySourceTask, SourcePlan},
-    telemetry::metrics::SourceTaskMetrics,
+    telemetry::metrics::{SourceTaskMetrics, SourceWrite},
     topic_log::{CommitError, LogWriter, WriteGroup},
 };
 
@@ -60,6 +56,10 @@ impl Runnable for SourceTaskRun {
         async move {
             let mut committed_any = false;
             let outcome = self.once(stop, &mut committed_any).await;
+            self.metrics.run_ended();
+            if let Err(error) = &outcome {
+                self.metrics.task.failed(error.code);
+            }
             Run { outcome, committed_any }
         }
         .boxed()
@@ -67,13 +67,21 @@ impl Runnable for SourceTaskRun {
 }
 
 impl SourceTaskRun {
-    async fn once(&mut self, stop: &CancellationToken, committed_any: &mut bool) -> Result<(), ConnectorError> {
+    async fn once(
+        &mut self,
+        stop: &CancellationToken,
+        committed_any: &mut bool,
+    ) -> Result<(), ConnectorError> {
         let shared = &self.shared;
         let id = format!("{}-{}", shared.connector, shared.task);
         // First the fence, then the stored offsets: nothing of an older run can commit in between.
-        let writer = shared.log.writer(&id).await.map_err(|e| log_failure("open the topic log's writer", e))?;
-        let resume =
-            shared.log.source_offsets(&shared.connector).await.map_err(|e| log_failure("read stored offsets", e))?;
+        let writer =
+            shared.log.writer(&id).await.map_err(|e| log_failure("open the topic log's writer", e))?;
+        let resume = shared
+            .log
+            .source_offsets(&shared.connector)
+            .await
+            .map_err(|e| log_failure("read stored offsets", e))?;
         let cx = TaskContext {
             connector: shared.connector.clone(),
             task: shared.task,
@@ -89,9 +97,15 @@ impl SourceTaskRun {
             source,
             writer,
             encoder: EventEncoder::new(Arc::clone(&shared.registry), shared.task, &run_id),
-            dead_letters: DeadLetters::new(Arc::clone(&shared.log), shared.policy.clone(), &shared.connector, shared.task),
+            dead_letters: DeadLetters::new(
+                Arc::clone(&shared.log),
+                shared.policy.clone(),
+                &shared.connector,
+                shared.task,
+            ),
             group: RecordGroup::default(),
             offsets: None,
+            unwritten: (0, 0),
             in_flight: FuturesOrdered::new(),
             shared,
             metrics: &self.metrics,
@@ -106,9 +120,7 @@ impl SourceTaskRun {
 struct Answer {
     outcome: Result<(), CommitError>,
     offsets: SourceOffsets,
-    records: u64,
-    bytes: usize,
-    newest_ms: i64,
+    write: SourceWrite,
 }
 
 struct SourceLoop<'a> {
@@ -119,6 +131,8 @@ struct SourceLoop<'a> {
     group: RecordGroup,
     /// Offsets after the group's records; `None` while nothing waits to be committed.
     offsets: Option<SourceOffsets>,
+    /// Changes and transaction ends of the group's batches.
+    unwritten: (u64, u64),
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     shared: &'a TaskShared,
     metrics: &'a SourceTaskMetrics,
@@ -176,18 +190,21 @@ impl SourceLoop<'_> {
         self.shared.status.busy(true);
         let mut from = 0;
         loop {
-            let encoded =
-                self.encoder.encode(batch.changes.as_ref(), from, self.writer.as_mut(), &mut self.group).await?;
+            let encoded = self
+                .encoder
+                .encode(batch.changes.as_ref(), from, self.writer.as_mut(), &mut self.group)
+                .await?;
             let Some(refused) = encoded.refused else { break };
             from = refused.ordinal + 1;
             self.dispose(refused).await?;
         }
+        self.unwritten.0 += batch.changes.len() as u64;
+        self.unwritten.1 += u64::from(batch.ends_transaction);
         self.offsets.get_or_insert_default().extend(batch.offsets);
         Ok(())
     }
 
     async fn dispose(&mut self, refused: Refused) -> Result<(), ConnectorError> {
-        self.metrics.refused(1);
         let letter = DeadLetter {
             id: None,
             topic: refused.topic,
@@ -198,31 +215,39 @@ impl SourceLoop<'_> {
             error: refused.error,
         };
         let written = self.dead_letters.dispose(&[letter]).await?;
-        self.metrics.dead_lettered(written as u64);
+        self.metrics.task.dead_lettered(written as u64);
+        self.metrics.task.skipped(1 - written.min(1) as u64);
         Ok(())
     }
 
     async fn append(&mut self) -> Result<(), ConnectorError> {
         let Some(offsets) = self.offsets.take() else { return Ok(()) };
         let group = std::mem::take(&mut self.group);
-        let (records, bytes, newest_ms) = (group.records, group.bytes(), group.newest_ms);
+        let (changes, transactions) = std::mem::take(&mut self.unwritten);
+        let meter = SourceWrite {
+            changes,
+            records: group.records,
+            bytes: group.bytes() as u64,
+            transactions,
+            commit_ms: group.commit_ms,
+        };
         let write = WriteGroup {
             batches: group.into_batches(),
             source_offsets: Some((self.shared.connector.clone(), offsets.clone())),
         };
-        let pending = self.writer.append(write).await.map_err(|e| commit_failure("commit to the topic log", e))?;
-        self.in_flight.push_back(
-            async move { Answer { outcome: pending.await, offsets, records, bytes, newest_ms } }.boxed(),
-        );
+        let pending =
+            self.writer.append(write).await.map_err(|e| commit_failure("commit to the topic log", e))?;
+        self.in_flight
+            .push_back(async move { Answer { outcome: pending.await, offsets, write: meter } }.boxed());
         Ok(())
     }
 
     async fn answered(&mut self, answer: Answer) -> Result<(), ConnectorError> {
         answer.outcome.map_err(|e| commit_failure("commit to the topic log", e))?;
         *self.committed_any = true;
-        self.shared.status.committed(answer.records);
+        self.shared.status.committed(answer.write.records);
         self.shared.status.busy(self.offsets.is_some() || !self.in_flight.is_empty());
-        self.metrics.committed(answer.records, answer.bytes as u64, answer.newest_ms);
+        self.metrics.durable(&answer.write, SystemTime::now());
         self.source.committed(&answer.offsets).await
     }
 }

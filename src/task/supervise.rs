@@ -30,7 +30,12 @@ pub trait Runnable: Send {
 }
 
 /// Supervises one task.
-pub async fn supervise(mut task: Box<dyn Runnable>, status: TaskStatus, mut backoff: Backoff, stop: CancellationToken) {
+pub async fn supervise(
+    mut task: Box<dyn Runnable>,
+    status: TaskStatus,
+    mut backoff: Backoff,
+    stop: CancellationToken,
+) {
     loop {
         status.set(TaskState::Running);
         let run = AssertUnwindSafe(task.run(&stop)).catch_unwind().await.unwrap_or_else(|_| Run {
@@ -47,7 +52,7 @@ pub async fn supervise(mut task: Box<dyn Runnable>, status: TaskStatus, mut back
             backoff.reset();
         }
         let retry = match error.class {
-            Class::Transient => backoff.next(),
+            Class::Transient => backoff.next_wait(),
             Class::Config | Class::Fatal => None,
         };
         let Some((attempt, after)) = retry else {

@@ -161,7 +161,11 @@ impl Connector {
         }));
         let span = tracing::info_span!("connector", connector = lock(&published).spec.name);
         let mut actor = JoinSet::new();
-        actor.spawn(Actor { context, published: Arc::clone(&published), tasks: Vec::new() }.run(inbox).instrument(span));
+        actor.spawn(
+            Actor { context, published: Arc::clone(&published), tasks: Vec::new() }
+                .run(inbox)
+                .instrument(span),
+        );
         Arc::new(Self { commands, published, _actor: actor })
     }
 
@@ -208,7 +212,10 @@ impl Connector {
 
     fn send(&self, command: Command) {
         if self.commands.try_send(command).is_err() {
-            tracing::warn!(connector = lock(&self.published).spec.name, "command dropped: too many are waiting while the connector stops");
+            tracing::warn!(
+                connector = lock(&self.published).spec.name,
+                "command dropped: too many are waiting while the connector stops"
+            );
         }
     }
 }
@@ -335,7 +342,7 @@ impl Actor {
                 .map(|(task, plan)| {
                     let shared = shared(task);
                     let status = shared.status.clone();
-                    let metrics = metrics.source_task(&spec.name, task);
+                    let metrics = metrics.source_task(&spec.name, task, &status.gauges);
                     (status, Box::new(SourceTaskRun { plan, shared, metrics }) as Box<dyn Runnable>)
                 })
                 .collect(),
@@ -343,9 +350,12 @@ impl Actor {
             Plan::Sink(plan) => {
                 let shared = shared(0);
                 let status = shared.status.clone();
-                let metrics = metrics.sink_task(&spec.name, 0);
+                let metrics = metrics.sink_task(&spec.name, 0, &status.gauges);
                 let topics = TopicFilter::new(spec.topics.iter().cloned());
-                vec![(status, Box::new(SinkTaskRun { plan: plan.into(), topics, shared, metrics }) as Box<dyn Runnable>)]
+                vec![(
+                    status,
+                    Box::new(SinkTaskRun { plan: plan.into(), topics, shared, metrics }) as Box<dyn Runnable>,
+                )]
             }
         }
     }
@@ -358,7 +368,11 @@ impl Actor {
         let deadline = self.context.stop_timeout;
         for (number, mut task) in self.tasks.drain(..).enumerate() {
             if timeout(deadline, task.run.join_next()).await.is_err() {
-                tracing::warn!(task = number, ?deadline, "task did not stop in time and was aborted; it resumes from what is stored");
+                tracing::warn!(
+                    task = number,
+                    ?deadline,
+                    "task did not stop in time and was aborted; it resumes from what is stored"
+                );
                 task.run.shutdown().await;
                 task.status.set(TaskState::Stopped);
             }
@@ -369,7 +383,8 @@ impl Actor {
         let failed = |state: TaskState| matches!(state, TaskState::Failed);
         let connector_failed = failed(lock(&self.published).state);
         match which {
-            Restart::OnlyFailed if !connector_failed && !self.tasks.iter().any(|t| failed(t.status.read().state)) => {}
+            Restart::OnlyFailed
+                if !connector_failed && !self.tasks.iter().any(|t| failed(t.status.read().state)) => {}
             // Tasks of one connector share a plan and, so far, are one: restarting it restarts them.
             Restart::All | Restart::OnlyFailed | Restart::Task(_) => {
                 tracing::info!("restart requested");
@@ -383,7 +398,12 @@ impl Actor {
     }
 }
 
-fn spawn_task(spec: &ConnectorSpec, number: usize, status: TaskStatus, runnable: Box<dyn Runnable>) -> RunningTask {
+fn spawn_task(
+    spec: &ConnectorSpec,
+    number: usize,
+    status: TaskStatus,
+    runnable: Box<dyn Runnable>,
+) -> RunningTask {
     let stop = CancellationToken::new();
     let span = tracing::info_span!("task", connector = spec.name, task = number);
     let mut run = JoinSet::new();

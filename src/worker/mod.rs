@@ -18,8 +18,8 @@ use std::{
 use rowstream_api::{Chain, ConfigErrors, ConnectorError, SourceOffsets, TopicOffsets};
 use tokio::{sync::RwLock, task::JoinSet};
 
-pub use connector::{ConnectorView, Origin, TargetState, TaskView};
 use connector::Connector;
+pub use connector::{ConnectorView, Origin, TargetState, TaskView};
 
 use crate::{
     config::ConnectorSpec,
@@ -57,7 +57,7 @@ pub struct WorkerContext {
     /// The registry.
     pub registry: Arc<dyn SchemaRegistry>,
     /// The meters.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
     /// Longest graceful stop of a task.
     pub stop_timeout: Duration,
     /// Which connector uses which upstream resource.
@@ -138,7 +138,7 @@ impl Worker {
 
     /// The meters.
     #[must_use]
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub fn metrics(&self) -> &Metrics {
         &self.context.metrics
     }
 
@@ -203,7 +203,10 @@ impl Worker {
         if let Some(existing) = connectors.get(&spec.name) {
             let owner = existing.view().origin;
             if owner != origin {
-                return Err(WorkerError::Conflict(format!("connector `{}` is already defined by {owner}", spec.name)));
+                return Err(WorkerError::Conflict(format!(
+                    "connector `{}` is already defined by {owner}",
+                    spec.name
+                )));
             }
             let existing = Arc::clone(existing);
             drop(connectors);
@@ -319,7 +322,10 @@ impl Worker {
 
     async fn find(&self, name: &str) -> Result<Arc<Connector>, WorkerError> {
         let connectors = self.connectors.read().await;
-        connectors.get(name).cloned().ok_or_else(|| WorkerError::NotFound(format!("Connector {name} not found")))
+        connectors
+            .get(name)
+            .cloned()
+            .ok_or_else(|| WorkerError::NotFound(format!("Connector {name} not found")))
     }
 }
 

@@ -17,7 +17,9 @@ pub(super) async fn connectors(state: &dyn StateStore) -> Result<Vec<ConnectorSp
     let mut specs = Vec::new();
     for (name, bytes) in state.scan(CONNECTORS).await? {
         let Ok(Value::Object(document)) = serde_json::from_slice(&bytes) else {
-            return Err(WorkerError::BadRequest(format!("the stored document of connector `{name}` is no JSON object")));
+            return Err(WorkerError::BadRequest(format!(
+                "the stored document of connector `{name}` is no JSON object"
+            )));
         };
         specs.push(ConnectorSpec::from_document(document).map_err(WorkerError::Invalid)?);
     }
@@ -35,7 +37,11 @@ pub(super) async fn target(state: &dyn StateStore, name: &str) -> Result<TargetS
     Ok(stored.and_then(|b| TargetState::parse(std::str::from_utf8(&b).ok()?)).unwrap_or(TargetState::Running))
 }
 
-pub(super) async fn put_target(state: &dyn StateStore, name: &str, target: TargetState) -> Result<(), WorkerError> {
+pub(super) async fn put_target(
+    state: &dyn StateStore,
+    name: &str,
+    target: TargetState,
+) -> Result<(), WorkerError> {
     state.write(vec![put(TARGETS, name, target.as_str().to_owned())]).await?;
     Ok(())
 }

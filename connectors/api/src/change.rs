@@ -122,7 +122,7 @@ impl Change<'_> {
 }
 
 /// Many changes in commit order, kept as wire bytes until visited.
-pub trait ChangeSet: Send {
+pub trait ChangeSet: Send + Sync {
     /// How many changes a visit will lend.
     fn len(&self) -> usize;
     /// Whether there are none.

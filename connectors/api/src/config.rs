@@ -33,8 +33,25 @@ pub enum FieldKind {
     Choice(&'static [&'static str]),
     /// A list of texts; as a flat string: comma separated.
     List,
-    /// Text to text with free keys (HTTP headers); flat: `field.KEY`.
+    /// A list of texts that must never be shown.
+    SecretList,
+    /// Text to text with free keys; flat: `field.KEY`.
     Map,
+    /// As `Map`, with values that must never be shown (HTTP headers).
+    SecretMap,
+}
+
+impl FieldKind {
+    /// Whether its value must never be shown.
+    #[must_use]
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::SecretList | Self::SecretMap)
+    }
+    /// Whether it has free keys below it.
+    #[must_use]
+    pub fn is_map(self) -> bool {
+        matches!(self, Self::Map | Self::SecretMap)
+    }
 }
 
 /// One field of a connector's configuration; its `doc` is the user's manual.

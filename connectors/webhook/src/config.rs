@@ -151,7 +151,7 @@ impl ConfigSpec for WebhookConfig {
         },
         FieldDoc {
             path: "headers",
-            kind: FieldKind::Map,
+            kind: FieldKind::SecretMap,
             required: false,
             default: None,
             doc: "Headers sent with every request. Their values are secrets: never logged, never shown. The \
@@ -160,7 +160,7 @@ impl ConfigSpec for WebhookConfig {
         },
         FieldDoc {
             path: "signing.secrets",
-            kind: FieldKind::List,
+            kind: FieldKind::SecretList,
             required: false,
             default: None,
             doc: "Standard Webhooks secrets, each `whsec_` and 24 to 64 bytes in base64. Every request carries one \
