@@ -311,14 +311,14 @@ impl LogThread {
         if let Some(written) = written {
             self.publish(&written);
         }
+        (self.work.last_began, self.work.last_bytes) = (began, bytes);
+        self.count(began, records, bytes);
         for append in round.appends {
             answer(append.reply, Ok(()));
         }
         for write in round.writes {
             answer(write.reply, Ok(()));
         }
-        (self.work.last_began, self.work.last_bytes) = (began, bytes);
-        self.count(began, records, bytes);
     }
 
     /// One durable transaction of the state database.
