@@ -141,7 +141,7 @@ async fn a_database_one_commit_old_is_rolled_forward_and_an_older_one_refused() 
         std::fs::copy(old.path().join("state.redb"), after.path().join("state.redb")).unwrap();
         let opened = EmbeddedLog::open(small(after.path(), Failpoints::default())).await;
         if last_written == last_known + 1 {
-            check(&*opened.unwrap(), last_written).await;
+            check(&opened.unwrap(), last_written).await;
         } else {
             let Err(error) = opened else { panic!("{last_known} was opened at {last_written}") };
             assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
