@@ -81,6 +81,39 @@ impl RecordBatch {
         }
         if reader.at == self.body.len() { Ok(records) } else { Err(damaged("bytes after the last record")) }
     }
+    /// The batch without its first `skip` records.
+    ///
+    /// # Errors
+    /// As [`records`](Self::records).
+    pub fn without_first(&self, skip: u32) -> Result<Self, LogError> {
+        let mut reader = Reader { body: &self.body, at: 0 };
+        reader.headers()?;
+        let common_end = reader.at;
+        let (mut timestamp_ms, mut max_timestamp_ms) = (0i64, i64::MIN);
+        let mut rest = Vec::new();
+        for ordinal in 0..self.count {
+            timestamp_ms = timestamp_ms.wrapping_add(unzigzag(reader.varint()?));
+            if ordinal == skip {
+                // The first record kept counts its time from 0; those behind it count from it, as before.
+                rest.extend_from_slice(self.body.get(..common_end).unwrap_or_default());
+                put_varint(&mut rest, zigzag(timestamp_ms));
+                rest.extend_from_slice(self.body.get(reader.at..).unwrap_or_default());
+            }
+            if ordinal >= skip {
+                max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
+            }
+            reader.nullable()?;
+            reader.nullable()?;
+            reader.headers()?;
+        }
+        if reader.at != self.body.len() {
+            return Err(damaged("bytes after the last record"));
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(self.body.get(..common_end).unwrap_or_default());
+        }
+        Ok(Self { body: rest.into(), count: self.count.saturating_sub(skip), max_timestamp_ms })
+    }
 }
 
 /// Encodes records into a [`RecordBatch`].
@@ -218,5 +251,86 @@ impl Reader<'_> {
                 Ok((name, self.slice(len)?))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Plain = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
+
+    fn headers() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+        proptest::collection::vec(("[a-z_.]{0,9}", proptest::collection::vec(any::<u8>(), 0..9)), 0..3)
+    }
+
+    fn record() -> impl Strategy<Value = Plain> {
+        let bytes = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
+        (any::<i64>(), bytes(), bytes(), headers())
+    }
+
+    fn borrowed(headers: &[(String, Vec<u8>)]) -> Vec<Header<'_>> {
+        headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
+    }
+
+    fn build(common: &[(String, Vec<u8>)], records: &[Plain]) -> RecordBatch {
+        let mut builder = RecordBatchBuilder::new(&borrowed(common));
+        for (time, key, value, own) in records {
+            builder.push(*time, key.as_deref(), value.as_deref(), &borrowed(own));
+        }
+        builder.build()
+    }
+
+    fn plain(batch: &RecordBatch) -> Vec<Plain> {
+        let owned =
+            |(name, value): &(Bytes, Bytes)| (String::from_utf8(name.to_vec()).unwrap(), value.to_vec());
+        let records = batch.records().unwrap().into_iter();
+        records
+            .map(|r| {
+                let (key, value) = (r.key.map(|b| b.to_vec()), r.value.map(|b| b.to_vec()));
+                (r.timestamp_ms, key, value, r.headers.iter().map(owned).collect())
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn records_read_back_whole_and_from_any_place(
+            common in headers(),
+            records in proptest::collection::vec(record(), 0..20),
+            from in any::<proptest::sample::Index>(),
+        ) {
+            let batch = build(&common, &records);
+            let wanted: Vec<Plain> = records
+                .iter()
+                .map(|(t, k, v, own)| (*t, k.clone(), v.clone(), [common.clone(), own.clone()].concat()))
+                .collect();
+            prop_assert_eq!(plain(&batch), wanted.clone());
+            let from = from.index(records.len() + 1);
+            let tail = batch.without_first(u32::try_from(from).unwrap()).unwrap();
+            prop_assert_eq!(plain(&tail), &wanted[from..]);
+            let youngest = records[from..].iter().map(|r| r.0).max().unwrap_or(i64::MIN);
+            prop_assert_eq!(tail.max_timestamp_ms(), youngest);
+        }
+
+        #[test]
+        fn any_bytes_are_records_or_an_error(
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+            count in any::<u32>(),
+            skip in any::<u32>(),
+        ) {
+            let batch = RecordBatch::from_stored(body.into(), count, 0);
+            let (whole, tail) = (batch.records(), batch.without_first(skip));
+            prop_assert_eq!(whole.is_ok(), tail.is_ok());
+        }
+
+        #[test]
+        fn cut_bytes_are_an_error(records in proptest::collection::vec(record(), 1..8), cut in any::<proptest::sample::Index>()) {
+            let batch = build(&[], &records);
+            let cut = batch.body().slice(..cut.index(batch.len_bytes()));
+            prop_assert!(RecordBatch::from_stored(cut, batch.count(), 0).records().is_err());
+        }
     }
 }

@@ -13,6 +13,12 @@ impl TopicFilter {
         Self { patterns: patterns.into_iter().map(Into::into).collect() }
     }
 
+    /// The patterns, as given.
+    #[must_use]
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
     /// Whether this topic is wanted.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
