@@ -305,6 +305,45 @@ fn schemas_with_every_attribute_read_as_avrodata_writes_them() {
 }
 
 #[test]
+fn a_struct_used_twice_is_defined_once_whatever_its_defaults() {
+    let free = SchemaBuilder::structure()
+        .name("io.debezium.data.VariableScaleDecimal")
+        .version(1)
+        .field("scale", of(SchemaType::Int32).build())
+        .field("value", of(SchemaType::Bytes).build());
+    let zero = Value::Struct(vec![Value::Int(0), Value::Bytes(vec![0])]);
+    let schema = SchemaBuilder::structure()
+        .name("s.t.Value")
+        .field("a", free.clone().default_value(zero.clone()).build())
+        .field("b", free.clone().build())
+        .field("c", free.clone().optional().build())
+        .field("d", free.optional().default_value(zero).build())
+        .build();
+    let json = to_avro_json(&schema);
+    assert_eq!(json.matches(r#""name":"VariableScaleDecimal""#).count(), 1);
+    apache_avro::Schema::parse_str(&json).unwrap();
+    assert_eq!(from_avro_json(&json).unwrap(), schema);
+}
+
+#[test]
+fn structs_of_one_name_and_different_fields_get_names_of_their_own() {
+    let point = |field: &str| {
+        SchemaBuilder::structure().name("geo.Point").field(field, of(SchemaType::Float64).build()).build()
+    };
+    let schema = SchemaBuilder::structure()
+        .name("s.t.Value")
+        .field("a", point("x"))
+        .field("b", point("y"))
+        .field("c", point("x"))
+        .build();
+    let json = to_avro_json(&schema);
+    apache_avro::Schema::parse_str(&json).unwrap();
+    assert!(json.contains(r#""name":"Point2","namespace":"geo""#), "{json}");
+    assert!(json.contains(r#"{"name":"c","type":"geo.Point"}"#), "{json}");
+    assert_eq!(from_avro_json(&json).unwrap(), schema);
+}
+
+#[test]
 fn a_foreign_schema_reads_as_connect_would_read_it() {
     let json = r#"{"type":"record","name":"Order","namespace":"shop","doc":"an order","fields":[
         {"name":"state","type":{"type":"enum","name":"State","symbols":["NEW","DONE"]}},
