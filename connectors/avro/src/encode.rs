@@ -326,18 +326,26 @@ impl Kind {
             (Self::Double, ValueRef::Float64(number)) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Float, ValueRef::Float32(number)) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Bytes | Self::Decimal { .. }, ValueRef::Bytes(bytes)) => put_bytes(bytes, out),
-            (Self::Decimal { scale }, ValueRef::Decimal(text)) => put_decimal(text, *scale, out)?,
-            (Self::Text, ValueRef::ZonedMicros(micros)) => put_zoned_micros(*micros, out),
-            (Self::Bytes, ValueRef::Hex(digits)) => put_hex(digits, out)?,
-            (Self::VariableDecimal(_), ValueRef::Decimal(text)) => put_variable_decimal(text, out)?,
-            (Self::Text, ValueRef::Decimal(text)) => put_bytes(text.as_bytes(), out),
-            _ => return self.encode_rare(value, out),
+            _ => return self.encode_converted(value, out),
         }
         Ok(())
     }
 
-    fn encode_rare(&self, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
+    /// What takes more than copying. Apart, so that the common types stay small enough to be inlined.
+    #[inline(never)]
+    fn encode_converted(&self, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
         match (self, value) {
+            (Self::Decimal { scale }, ValueRef::Decimal(text)) => put_decimal(text, *scale, out),
+            (Self::VariableDecimal(_), ValueRef::Decimal(text)) => put_variable_decimal(text, out),
+            (Self::Bytes, ValueRef::Hex(digits)) => put_hex(digits, out),
+            (Self::Text, ValueRef::ZonedMicros(micros)) => {
+                put_zoned_micros(*micros, out);
+                Ok(())
+            }
+            (Self::Text, ValueRef::Decimal(text)) => {
+                put_bytes(text.as_bytes(), out);
+                Ok(())
+            }
             (Self::Array(item), ValueRef::Array(values)) => {
                 if !values.is_empty() {
                     put_len(values.len(), out);
