@@ -25,7 +25,59 @@ struct Parts<'a> {
 /// `VALUE_NOT_REPRESENTABLE` for NaN and infinities, `VALUE_OUT_OF_RANGE` for digits beyond the scale,
 /// `VALUE_TYPE_MISMATCH` for anything that is no plain decimal.
 pub(crate) fn put_decimal(text: &str, scale: i32, out: &mut Vec<u8>) -> Result<(), RecordError> {
-    put_scaled(parse(text)?, scale, out)
+    match short(text, scale) {
+        Some(number) => {
+            put_short_integer(number, out);
+            Ok(())
+        }
+        None => put_scaled(parse(text)?, scale, out),
+    }
+}
+
+/// The number at `scale` when it is written with at most eighteen digits and fits 64 bits: nearly always, in one pass.
+#[inline]
+fn short(text: &str, scale: i32) -> Option<i64> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.len() > 18 || digits.is_empty() {
+        return None;
+    }
+    let mut number = 0i64;
+    let mut fraction: Option<usize> = None;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            number = number * 10 + i64::from(digit);
+            if let Some(count) = &mut fraction {
+                *count += 1;
+            }
+        } else if byte == b'.' && fraction.is_none() {
+            fraction = Some(0);
+        } else {
+            return None;
+        }
+    }
+    if digits == b"." {
+        return None;
+    }
+    let fraction = fraction.unwrap_or(0);
+    let missing = usize::try_from(scale).ok()?.checked_sub(fraction)?;
+    let number = if missing == 0 { number } else { number.checked_mul(*POWERS_OF_TEN.get(missing)?)? };
+    Some(if negative { -number } else { number })
+}
+
+const POWERS_OF_TEN: [i64; 10] =
+    [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
+
+/// Appends the shortest two's complement.
+#[inline]
+fn put_short_integer(number: i64, out: &mut Vec<u8>) {
+    let sign_bits = if number < 0 { number.leading_ones() } else { number.leading_zeros() };
+    let len = 8 - (sign_bits.saturating_sub(1) / 8) as usize;
+    let bytes = number.to_be_bytes();
+    put_bytes(bytes.get(8 - len..).unwrap_or(&bytes), out);
 }
 
 /// Appends a `VariableScaleDecimal`: its scale, then the number. Zeros at the end of the fraction are dropped, as

@@ -67,12 +67,12 @@ impl DatumDecoder for AvroDecoder {
         let Layout::Record(fields) = layout else { return Err(malformed("a schema that is no record")) };
         let mut values = Vec::with_capacity(fields.len());
         for (index, field) in fields.iter().enumerate() {
-            values.push(if wanted.contains(&index) {
-                decode(field, &mut reader)?
+            if wanted.contains(&index) {
+                decode_into(field, &mut reader, &mut values)?;
             } else {
                 skip(field, &mut reader)?;
-                ValueRef::Absent
-            });
+                values.push(ValueRef::Absent);
+            }
         }
         finished(reader)?;
         Ok(values)
@@ -84,26 +84,37 @@ fn finished(reader: Reader<'_>) -> Result<(), RecordError> {
 }
 
 fn decode<'a>(layout: &Layout, reader: &mut Reader<'a>) -> Result<ValueRef<'a>, RecordError> {
-    Ok(match layout {
-        Layout::Boolean => ValueRef::Bool(boolean(reader)?),
-        Layout::Int => ValueRef::Int(int(reader)?),
-        Layout::Long => ValueRef::Int(reader.long()?),
-        Layout::Float => ValueRef::Float32(f32::from_le_bytes(reader.array()?)),
-        Layout::Double => ValueRef::Float64(f64::from_le_bytes(reader.array()?)),
-        Layout::Bytes => ValueRef::bytes(reader.bytes()?),
-        Layout::Text => ValueRef::str(text(reader)?),
-        Layout::Fixed(size) => ValueRef::bytes(reader.take(*size)?),
+    let mut values = Vec::with_capacity(1);
+    decode_into(layout, reader, &mut values)?;
+    values.pop().ok_or_else(|| malformed("no value"))
+}
+
+/// Adds one value to `values`: made in its place, since moving it there costs more than reading it.
+fn decode_into<'a>(
+    layout: &Layout,
+    reader: &mut Reader<'a>,
+    values: &mut Vec<ValueRef<'a>>,
+) -> Result<(), RecordError> {
+    match layout {
+        Layout::Boolean => values.push(ValueRef::Bool(boolean(reader)?)),
+        Layout::Int => values.push(ValueRef::Int(int(reader)?)),
+        Layout::Long => values.push(ValueRef::Int(reader.long()?)),
+        Layout::Float => values.push(ValueRef::Float32(f32::from_le_bytes(reader.array()?))),
+        Layout::Double => values.push(ValueRef::Float64(f64::from_le_bytes(reader.array()?))),
+        Layout::Bytes => values.push(ValueRef::bytes(reader.bytes()?)),
+        Layout::Text => values.push(ValueRef::str(text(reader)?)),
+        Layout::Fixed(size) => values.push(ValueRef::bytes(reader.take(*size)?)),
         Layout::Enum(symbols) => {
             let symbol = symbols.get(reader.len()?).ok_or_else(|| malformed("an unknown enum symbol"))?;
-            ValueRef::Str(Cow::Owned(symbol.clone()))
+            values.push(ValueRef::Str(Cow::Owned(symbol.clone())));
         }
         Layout::Array(item) => {
             let mut items = Vec::new();
             blocks(item, reader, |reader| {
-                items.push(decode(&item.layout, reader)?);
+                decode_into(&item.layout, reader, &mut items)?;
                 Ok(items.len())
             })?;
-            ValueRef::Array(items)
+            values.push(ValueRef::Array(items));
         }
         Layout::Map(item) => {
             let mut entries = Vec::new();
@@ -112,23 +123,24 @@ fn decode<'a>(layout: &Layout, reader: &mut Reader<'a>) -> Result<ValueRef<'a>, 
                 entries.push((Cow::Borrowed(key), decode(&item.layout, reader)?));
                 Ok(entries.len())
             })?;
-            ValueRef::Map(entries)
+            values.push(ValueRef::Map(entries));
         }
         Layout::Record(fields) => {
-            let mut values = Vec::with_capacity(fields.len());
+            let mut inner = Vec::with_capacity(fields.len());
             for field in fields.iter() {
-                values.push(decode(field, reader)?);
+                decode_into(field, reader, &mut inner)?;
             }
-            ValueRef::Struct(values)
+            values.push(ValueRef::Struct(inner));
         }
         Layout::Optional { null_branch, value } => {
             if is_null(reader, *null_branch)? {
-                ValueRef::Null
+                values.push(ValueRef::Null);
             } else {
-                decode(value, reader)?
+                decode_into(value, reader, values)?;
             }
         }
-    })
+    }
+    Ok(())
 }
 
 fn skip(layout: &Layout, reader: &mut Reader<'_>) -> Result<(), RecordError> {
@@ -169,10 +181,12 @@ fn int(reader: &mut Reader<'_>) -> Result<i64, RecordError> {
     if i32::try_from(number).is_ok() { Ok(number) } else { Err(malformed("an int of more than 32 bits")) }
 }
 
+#[inline]
 fn text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, RecordError> {
     std::str::from_utf8(reader.bytes()?).map_err(|_| malformed("a string that is not UTF-8"))
 }
 
+#[inline]
 fn is_null(reader: &mut Reader<'_>, null_branch: usize) -> Result<bool, RecordError> {
     match reader.len()? {
         branch @ (0 | 1) => Ok(branch == null_branch),

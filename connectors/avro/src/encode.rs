@@ -215,11 +215,16 @@ impl Node {
         let Kind::Struct(fields) = &self.kind else { return Err(mismatch(self.kind.word(), "a row")) };
         out.extend_from_slice(self.value_branch());
         for (index, field) in fields.iter().enumerate() {
-            let value = row.column(index)?;
-            if matches!(value, ValueRef::Unavailable) {
-                unavailable.push(index);
+            // Read where it was returned: moving it out of the result costs as much as writing it.
+            match &row.column(index) {
+                Ok(value) => {
+                    if matches!(value, ValueRef::Unavailable) {
+                        unavailable.push(index);
+                    }
+                    field.node.encode(value, out).map_err(|error| error.in_column(&field.name))?;
+                }
+                Err(error) => return Err(error.clone()),
             }
-            field.node.encode(&value, out).map_err(|error| error.in_column(&field.name))?;
         }
         Ok(())
     }
@@ -321,18 +326,26 @@ impl Kind {
             (Self::Double, ValueRef::Float64(number)) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Float, ValueRef::Float32(number)) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Bytes | Self::Decimal { .. }, ValueRef::Bytes(bytes)) => put_bytes(bytes, out),
-            (Self::Decimal { scale }, ValueRef::Decimal(text)) => put_decimal(text, *scale, out)?,
-            (Self::Text, ValueRef::ZonedMicros(micros)) => put_zoned_micros(*micros, out),
-            (Self::Bytes, ValueRef::Hex(digits)) => put_hex(digits, out)?,
-            (Self::VariableDecimal(_), ValueRef::Decimal(text)) => put_variable_decimal(text, out)?,
-            (Self::Text, ValueRef::Decimal(text)) => put_bytes(text.as_bytes(), out),
-            _ => return self.encode_rare(value, out),
+            _ => return self.encode_converted(value, out),
         }
         Ok(())
     }
 
-    fn encode_rare(&self, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
+    /// What takes more than copying. Apart, so that the common types stay small enough to be inlined.
+    #[inline(never)]
+    fn encode_converted(&self, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
         match (self, value) {
+            (Self::Decimal { scale }, ValueRef::Decimal(text)) => put_decimal(text, *scale, out),
+            (Self::VariableDecimal(_), ValueRef::Decimal(text)) => put_variable_decimal(text, out),
+            (Self::Bytes, ValueRef::Hex(digits)) => put_hex(digits, out),
+            (Self::Text, ValueRef::ZonedMicros(micros)) => {
+                put_zoned_micros(*micros, out);
+                Ok(())
+            }
+            (Self::Text, ValueRef::Decimal(text)) => {
+                put_bytes(text.as_bytes(), out);
+                Ok(())
+            }
             (Self::Array(item), ValueRef::Array(values)) => {
                 if !values.is_empty() {
                     put_len(values.len(), out);
@@ -436,24 +449,38 @@ fn put_hex(digits: &str, out: &mut Vec<u8>) -> Result<(), RecordError> {
     };
     put_len(pairs.len(), out);
     out.reserve(pairs.len());
-    let mut wrong = 0;
+    let mut seen = 0;
     out.extend(pairs.iter().map(|[high, low]| {
         let (high, low) = (nibble(*high), nibble(*low));
-        wrong |= high | low;
+        seen |= high | low;
         high << 4 | (low & 0xf)
     }));
-    if wrong > 0xf { Err(mismatch("hexadecimal digits", "other characters")) } else { Ok(()) }
+    if seen > 0xf { Err(mismatch("hexadecimal digits", "other characters")) } else { Ok(()) }
 }
 
-/// A digit's value; above 15 for what is no digit.
+/// Values of hexadecimal digits by character; 255 for what is no digit.
+static NIBBLES: [u8; 256] = nibbles();
+
+const fn nibbles() -> [u8; 256] {
+    let mut table = [0xff; 256];
+    let mut rest = table.as_mut_slice();
+    let mut at = 0u8;
+    while let [entry, tail @ ..] = rest {
+        *entry = match at {
+            b'0'..=b'9' => at - b'0',
+            b'a'..=b'f' => at - b'a' + 10,
+            b'A'..=b'F' => at - b'A' + 10,
+            _ => 0xff,
+        };
+        at = at.wrapping_add(1);
+        rest = tail;
+    }
+    table
+}
+
 #[inline]
 fn nibble(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        b'a'..=b'f' => digit - b'a' + 10,
-        b'A'..=b'F' => digit - b'A' + 10,
-        _ => 0xff,
-    }
+    NIBBLES.get(usize::from(digit)).copied().unwrap_or(0xff)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to lose nothing")]

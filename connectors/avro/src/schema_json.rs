@@ -45,6 +45,9 @@ impl<'a> Names<'a> {
             let name = if number == 1 { wanted.clone() } else { format!("{wanted}{number}") };
             // A name without a namespace can't be referred to from inside of one.
             let reachable = enclosing.is_none() || name.contains('.');
+            if is_type_word(&name) {
+                continue;
+            }
             match self.defined.iter().find(|(defined, _)| *defined == name) {
                 Some((_, first)) if reachable && same_record(first, schema) => return Use::Refer(name),
                 Some(_) => {}
@@ -64,6 +67,27 @@ fn same_record(a: &Schema, b: &Schema) -> bool {
         && a.doc() == b.doc()
         && a.parameters() == b.parameters()
         && a.ty() == b.ty()
+}
+
+/// Names that Avro reads as its own types.
+fn is_type_word(name: &str) -> bool {
+    matches!(
+        name,
+        "null"
+            | "boolean"
+            | "int"
+            | "long"
+            | "float"
+            | "double"
+            | "bytes"
+            | "string"
+            | "record"
+            | "error"
+            | "enum"
+            | "array"
+            | "map"
+            | "fixed"
+    )
 }
 
 fn type_json<'a>(schema: &'a Schema, enclosing: Option<&str>, names: &mut Names<'a>) -> Json {
@@ -105,7 +129,11 @@ fn value_json<'a>(schema: &'a Schema, enclosing: Option<&str>, names: &mut Names
         SchemaType::Struct(_) => match names.resolve(schema, enclosing) {
             Use::Refer(name) => {
                 let (namespace, simple) = split_full_name(&name);
-                return Json::from(if namespace == enclosing { simple } else { &name });
+                return Json::from(if namespace == enclosing && !is_type_word(simple) {
+                    simple
+                } else {
+                    &name
+                });
             }
             Use::Define(name) => put_record(schema, &name, (enclosing, names), &mut out),
         },

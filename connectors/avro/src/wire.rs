@@ -5,12 +5,28 @@ use rowstream_api::RecordError;
 /// Appends an int or a long.
 #[inline]
 pub(crate) fn put_long(number: i64, out: &mut Vec<u8>) {
-    let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
-    while rest >= 0x80 {
-        out.push((rest & 0x7f) as u8 | 0x80);
-        rest >>= 7;
+    let zigzag = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    if zigzag < 0x80 {
+        out.push((zigzag & 0x7f) as u8);
+    } else {
+        put_long_varint(zigzag, out);
     }
-    out.push((rest & 0x7f) as u8);
+}
+
+/// Ten bytes at most, made aside and appended at once.
+fn put_long_varint(mut rest: u64, out: &mut Vec<u8>) {
+    let mut varint = [0u8; 10];
+    let mut len = 0;
+    for byte in &mut varint {
+        len += 1;
+        *byte = (rest & 0x7f) as u8;
+        rest >>= 7;
+        if rest == 0 {
+            break;
+        }
+        *byte |= 0x80;
+    }
+    out.extend_from_slice(varint.get(..len).unwrap_or(&varint));
 }
 
 /// Appends a length or a count. Nothing in memory is longer than `i64::MAX`.
@@ -64,16 +80,24 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(crate) fn long(&mut self) -> Result<i64, RecordError> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
+        let first = self.byte()?;
+        let zigzag = if first < 0x80 { u64::from(first) } else { self.varint_after(first)? };
+        Ok((zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed()))
+    }
+
+    fn varint_after(&mut self, first: u8) -> Result<u64, RecordError> {
+        let mut number = u64::from(first & 0x7f);
+        let mut shift = 7;
+        while shift < 64 {
             let byte = self.byte()?;
             if shift == 63 && byte > 1 {
                 return Err(malformed("a number of more than 64 bits"));
             }
             number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((number >> 1).cast_signed() ^ -((number & 1).cast_signed()));
+            if byte < 0x80 {
+                return Ok(number);
             }
+            shift += 7;
         }
         Err(malformed("a number of more than ten bytes"))
     }
