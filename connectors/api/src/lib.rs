@@ -9,11 +9,13 @@
 pub mod change;
 pub mod config;
 pub mod error;
+pub mod json;
 pub mod offset;
 pub mod row;
 pub mod schema;
 pub mod sink;
 pub mod source;
+pub mod text;
 pub mod units;
 pub mod value;
 
