@@ -211,9 +211,8 @@ mod tests {
 
     #[test]
     fn a_failed_value_leaves_no_bytes() {
-        let row = SchemaBuilder::structure()
-            .field("v", SchemaBuilder::new(SchemaType::Bytes).build())
-            .build();
+        let row =
+            SchemaBuilder::structure().field("v", SchemaBuilder::new(SchemaType::Bytes).build()).build();
         let mut out = b"kept".to_vec();
         let error = write_json(&row, &ValueRef::Struct(vec![ValueRef::Hex("0")]), &mut out).unwrap_err();
         assert!(error.message.contains("`v`"), "{error}");

@@ -6,4 +6,6 @@
 pub mod connection;
 pub mod error;
 pub mod ident;
+pub mod sink;
+pub mod sink_config;
 pub mod tls;
