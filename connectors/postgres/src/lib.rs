@@ -12,6 +12,7 @@ pub mod connection;
 mod end_point;
 pub mod error;
 pub mod ident;
+<<<<<<< HEAD
 pub mod monitor;
 pub mod offset;
 pub mod preflight;
@@ -21,6 +22,10 @@ pub mod source;
 pub mod source_config;
 pub mod stream;
 pub mod table;
+=======
+pub mod sink;
+pub mod sink_config;
+>>>>>>> pgsink
 pub mod tls;
 pub mod tuple;
 pub mod types;

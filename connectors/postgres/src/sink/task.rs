@@ -1,0 +1,290 @@
+//! The running task: what it holds between `put` and `flush`, and how a flush goes.
+//!
+//! A flush encodes the pending records, applies them, and when records turn out bad starts over without them and
+//! without what stands behind them; nothing is committed before that has settled.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use rowstream_api::{
+    ConnectorError, Flushed, Gauges, RecordError, RecordId, SinkRecord, SinkTask, TaskContext, TopicOffsets,
+    TopicPartition,
+};
+
+use super::{
+    apply::{Applier, Counts, Moves, Rejected, Statements, steps},
+    batch::{Added, Batch, Encoder, Plans},
+    fence::Fence,
+    plan::Planner,
+};
+use crate::{
+    connection::Connection,
+    error::from_postgres,
+    sink_config::{PostgresSinkPlan, WriteMode},
+};
+
+/// Tries of a batch that collides with other transactions, before the task is restarted.
+const CONFLICTS_MAX: u32 = 5;
+/// What a record costs besides its bytes.
+const RECORD_OVERHEAD_BYTES: usize = 128;
+
+/// A running sink task.
+pub struct PostgresSinkTask {
+    config: PostgresSinkPlan,
+    connection: Connection,
+    fence: Fence,
+    gauges: Gauges,
+    plans: Plans,
+    statements: Statements,
+    /// What the target holds, for the partitions that are open.
+    stored: TopicOffsets,
+    pending: Vec<Pending>,
+    pending_bytes: usize,
+    /// An error ended this task; a successor must re-read the target.
+    ended: bool,
+}
+
+/// An accepted record.
+struct Pending {
+    record: SinkRecord,
+    /// Refused by an earlier flush, which the caller has dealt with.
+    refused: bool,
+}
+
+impl PostgresSinkTask {
+    /// Connects and raises the fence.
+    ///
+    /// # Errors
+    /// As the connection's, or missing privileges on the offset tables.
+    pub(super) async fn start(config: PostgresSinkPlan, cx: TaskContext) -> Result<Self, ConnectorError> {
+        let mut connection = config.connection.connect().await?;
+        let timeout_ms = config.statement_timeout.as_millis();
+        // An abandoned transaction of ours must not hold the fence's lock for long.
+        let idle_ms = config.statement_timeout.max(Duration::from_secs(60)).as_millis();
+        connection
+            .client
+            .batch_execute(&format!(
+                "SET statement_timeout = {timeout_ms}; SET idle_in_transaction_session_timeout = {idle_ms};
+                 SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET TimeZone = 'UTC';
+                 SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
+                 SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
+                 WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+            ))
+            .await
+            .map_err(from_postgres)?;
+        let fence = Fence::raise(&mut connection.client, &config.offsets_schema, &cx).await?;
+        Ok(Self {
+            config,
+            connection,
+            fence,
+            gauges: cx.gauges,
+            plans: Plans::default(),
+            statements: HashMap::new(),
+            stored: BTreeMap::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            ended: false,
+        })
+    }
+
+    fn alive(&self) -> Result<(), ConnectorError> {
+        if !self.ended {
+            return Ok(());
+        }
+        let message =
+            "an earlier error ended this task; it must be started again and re-read the target's offsets";
+        Err(ConnectorError::transient("SINK_TASK_ENDED", message))
+    }
+
+    async fn flush_pending(&mut self) -> Result<Flushed, ConnectorError> {
+        let started = Instant::now();
+        let mut refused: BTreeMap<usize, RecordError> = BTreeMap::new();
+        let mut conflicts = 0;
+        loop {
+            let mut batch = Batch::default();
+            self.encode(&mut batch, &mut refused).await?;
+            let cuts = self.cuts(&refused);
+            let next = self.next_offsets(&cuts);
+            let (steps, counts) = steps(&mut batch, &self.config);
+            let applied = if next.is_empty() {
+                Ok(())
+            } else {
+                let moves = Moves { stored: &self.stored, next: &next };
+                let mut applier = Applier {
+                    client: &self.connection.client,
+                    config: &self.config,
+                    fence: &self.fence,
+                    statements: &mut self.statements,
+                };
+                applier.apply(&batch.arena, &steps, &moves).await
+            };
+            match applied {
+                Ok(()) => {
+                    self.count(counts, started);
+                    return Ok(self.finish(next, &cuts, refused));
+                }
+                Err(Rejected::Records(culprits)) => refused.extend(culprits),
+                Err(Rejected::Conflict(_)) if conflicts < CONFLICTS_MAX => conflicts += 1,
+                Err(Rejected::Conflict(error) | Rejected::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Encodes what stands below the first newly refused record of each partition, and checks the rest.
+    async fn encode(
+        &mut self,
+        batch: &mut Batch,
+        refused: &mut BTreeMap<usize, RecordError>,
+    ) -> Result<(), ConnectorError> {
+        let mut cuts = self.cuts(refused);
+        let mut index = 0;
+        while let Some(pending) = self.pending.get(index) {
+            let record = &pending.record;
+            let behind_cut = cuts.get(&record.id.partition).is_some_and(|cut| record.id.offset >= *cut);
+            if pending.refused || behind_cut {
+                index += 1;
+                continue;
+            }
+            let mut encoder = Encoder { config: &self.config, plans: &mut self.plans, batch: &mut *batch };
+            match encoder.add(index, record) {
+                Ok(Added::Done) => index += 1,
+                Ok(Added::NeedsPlan(request)) => {
+                    let mut planner = Planner {
+                        connection: &mut self.connection,
+                        config: &self.config,
+                        fence: &self.fence,
+                    };
+                    let (plan, changed) = planner.plan(&request, self.plans.next_id()).await?;
+                    self.gauges.add("tables_created", f64::from(changed.tables_created));
+                    self.gauges.add("columns_added", f64::from(changed.columns_added));
+                    self.plans.insert(request, plan);
+                }
+                Err(error) => {
+                    cuts.insert(record.id.partition.clone(), record.id.offset);
+                    refused.insert(index, error);
+                    index += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first newly refused offset of each partition.
+    fn cuts(&self, refused: &BTreeMap<usize, RecordError>) -> HashMap<TopicPartition, i64> {
+        let mut cuts: HashMap<TopicPartition, i64> = HashMap::new();
+        for record in refused.keys().filter_map(|index| self.pending.get(*index)) {
+            let id = &record.record.id;
+            let cut = cuts.entry(id.partition.clone()).or_insert(id.offset);
+            *cut = id.offset.min(*cut);
+        }
+        cuts
+    }
+
+    fn next_offsets(&self, cuts: &HashMap<TopicPartition, i64>) -> TopicOffsets {
+        let mut next = TopicOffsets::new();
+        for Pending { record, .. } in &self.pending {
+            let partition = &record.id.partition;
+            if cuts.get(partition).is_some_and(|cut| record.id.offset >= *cut) {
+                continue;
+            }
+            match next.get_mut(partition) {
+                Some(offset) => *offset = record.id.offset + 1,
+                None => {
+                    next.insert(partition.clone(), record.id.offset + 1);
+                }
+            }
+        }
+        next
+    }
+
+    /// Forgets what is durable and marks what was refused.
+    fn finish(
+        &mut self,
+        next: TopicOffsets,
+        cuts: &HashMap<TopicPartition, i64>,
+        refused: BTreeMap<usize, RecordError>,
+    ) -> Flushed {
+        let mut reported = Vec::with_capacity(refused.len());
+        for (index, error) in refused {
+            if let Some(pending) = self.pending.get_mut(index) {
+                pending.refused = true;
+                reported.push((pending.record.id.clone(), error));
+            }
+        }
+        self.pending.retain(|pending| {
+            let id = &pending.record.id;
+            cuts.get(&id.partition).is_some_and(|cut| id.offset >= *cut)
+        });
+        self.pending_bytes = self.pending.iter().map(|pending| record_bytes(&pending.record)).sum();
+        self.stored.extend(next.iter().map(|(partition, offset)| (partition.clone(), *offset)));
+        Flushed { offsets: next, refused: reported }
+    }
+
+    fn count(&self, counts: Counts, started: Instant) {
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        match self.config.write_mode {
+            WriteMode::Upsert => self.gauges.add("upserted_rows", number(counts.written)),
+            WriteMode::Append => self.gauges.add("appended_rows", number(counts.written)),
+        }
+        self.gauges.add("deleted_rows", number(counts.deleted));
+        self.gauges.set("last_flush_seconds", started.elapsed().as_secs_f64());
+    }
+}
+
+impl SinkTask for PostgresSinkTask {
+    async fn open(&mut self, gained: &[TopicPartition]) -> Result<TopicOffsets, ConnectorError> {
+        self.alive()?;
+        let stored = self.fence.offsets(&self.connection.client).await.inspect_err(|_| self.ended = true)?;
+        let gained: TopicOffsets =
+            stored.into_iter().filter(|(partition, _)| gained.contains(partition)).collect();
+        self.stored.extend(gained.iter().map(|(partition, offset)| (partition.clone(), *offset)));
+        Ok(gained)
+    }
+
+    async fn put(
+        &mut self,
+        records: Vec<SinkRecord>,
+    ) -> Result<Vec<(RecordId, RecordError)>, ConnectorError> {
+        self.alive()?;
+        for record in records {
+            // What the target already holds must not be applied again.
+            let held = self.stored.get(&record.id.partition).is_some_and(|next| record.id.offset < *next);
+            if !held {
+                self.pending_bytes += record_bytes(&record);
+                self.pending.push(Pending { record, refused: false });
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
+        self.alive()?;
+        if self.pending.is_empty() {
+            return Ok(Flushed::default());
+        }
+        // Set first: a flush that is dropped half-way must not go on in an open transaction either.
+        self.ended = true;
+        let flushed = self.flush_pending().await?;
+        self.ended = false;
+        Ok(flushed)
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    async fn progress(&mut self) {}
+
+    async fn close(&mut self) -> Result<Flushed, ConnectorError> {
+        let flushed = if self.ended { Flushed::default() } else { self.flush().await? };
+        self.ended = true;
+        Ok(flushed)
+    }
+}
+
+fn record_bytes(record: &SinkRecord) -> usize {
+    let datum = |datum: &Option<rowstream_api::Datum>| datum.as_ref().map_or(0, |datum| datum.bytes.len());
+    datum(&record.key) + datum(&record.value) + RECORD_OVERHEAD_BYTES
+}

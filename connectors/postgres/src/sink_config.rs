@@ -1,0 +1,322 @@
+//! What a user types for `postgres-sink`, and the plan that is understood from it.
+//!
+//! Checks are pure. The name template is parsed here, so that a wrong variable is an error before anything connects.
+
+use std::time::Duration;
+
+use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
+use serde::Deserialize;
+
+use crate::{
+    connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan},
+    ident::QuotedIdent,
+    sink::template::TableTemplate,
+};
+
+/// How records become rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteMode {
+    /// The target equals the source: one row a key.
+    #[default]
+    Upsert,
+    /// The target is a history: one row a record.
+    Append,
+}
+
+/// What the sink may change about existing tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaChanges {
+    /// Nothing: a column that is missing is an error.
+    None,
+    /// Missing columns are added; nothing is ever dropped or altered.
+    #[default]
+    AddColumns,
+}
+
+/// What a truncate event does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TruncatePolicy {
+    /// Truncates the target table, in order with the rows around it.
+    #[default]
+    Apply,
+    /// Nothing.
+    Ignore,
+    /// The record is refused.
+    Fail,
+}
+
+/// What happens when an event lacks unchanged columns of a row that the target does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingUnavailable {
+    /// The record is refused.
+    #[default]
+    Refuse,
+    /// The row is inserted with NULL (or the column's default) in these columns.
+    InsertNull,
+}
+
+/// The `config` block.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PostgresSinkConfig {
+    /// Where the target is.
+    pub connection: ConnectionConfig,
+    /// Upsert or append.
+    #[serde(default)]
+    pub write_mode: WriteMode,
+    /// Whether deletes are applied.
+    #[serde(default = "default_true")]
+    pub delete: bool,
+    /// Table name template.
+    #[serde(default = "default_table")]
+    pub table: String,
+    /// Target schema.
+    #[serde(default = "default_schema")]
+    pub schema: String,
+    /// Whether missing tables are created.
+    #[serde(default = "default_true")]
+    pub create_tables: bool,
+    /// What may change about existing tables.
+    #[serde(default)]
+    pub schema_changes: SchemaChanges,
+    /// Rows in one statement.
+    #[serde(default = "default_batch_rows")]
+    pub batch_rows_max: usize,
+    /// Bytes in one statement.
+    #[serde(default = "default_batch_bytes")]
+    pub batch_bytes_max: ByteSize,
+    /// Schema of the fence and offset tables.
+    #[serde(default = "default_offsets_schema")]
+    pub offsets_schema: String,
+    /// What a truncate event does.
+    #[serde(default)]
+    pub truncate: TruncatePolicy,
+    /// What an update of a missing row with unchanged columns does.
+    #[serde(default)]
+    pub missing_unavailable: MissingUnavailable,
+    /// Append mode: whether the `__…` columns are written.
+    #[serde(default = "default_true")]
+    pub metadata_columns: bool,
+    /// Longest run of one statement.
+    #[serde(default = "default_statement_timeout", deserialize_with = "units::duration")]
+    pub statement_timeout: Duration,
+}
+
+fn default_true() -> bool {
+    true
+}
+fn default_table() -> String {
+    "${source.table}".to_owned()
+}
+fn default_schema() -> String {
+    "public".to_owned()
+}
+fn default_offsets_schema() -> String {
+    "rowstream".to_owned()
+}
+fn default_batch_rows() -> usize {
+    5_000
+}
+fn default_batch_bytes() -> ByteSize {
+    ByteSize(8 << 20)
+}
+fn default_statement_timeout() -> Duration {
+    Duration::from_secs(300)
+}
+
+/// An optional field of the table below.
+const fn field(
+    path: &'static str,
+    kind: FieldKind,
+    default: &'static str,
+    example: &'static str,
+    doc: &'static str,
+) -> FieldDoc {
+    FieldDoc { path, kind, required: false, default: Some(default), doc, example }
+}
+
+impl ConfigSpec for PostgresSinkConfig {
+    const FIELDS: &'static [FieldDoc] = &[
+        CONNECTION_FIELDS[0],
+        CONNECTION_FIELDS[1],
+        CONNECTION_FIELDS[2],
+        CONNECTION_FIELDS[3],
+        CONNECTION_FIELDS[4],
+        CONNECTION_FIELDS[5],
+        CONNECTION_FIELDS[6],
+        CONNECTION_FIELDS[7],
+        CONNECTION_FIELDS[8],
+        CONNECTION_FIELDS[9],
+        field(
+            "write_mode",
+            FieldKind::Choice(&["upsert", "append"]),
+            "upsert",
+            "upsert",
+            "`upsert` keeps one row a key, so that the target equals the source; records without a key are refused. \
+             `append` inserts one row a record and never changes one.",
+        ),
+        field(
+            "delete",
+            FieldKind::Bool,
+            "true",
+            "true",
+            "Whether deletes are applied; `upsert` only. With `false` deleted rows stay in the target.",
+        ),
+        field(
+            "table",
+            FieldKind::Text,
+            "${source.table}",
+            "${source.schema}_${source.table}",
+            "Name of the target table. Variables: `${topic}` (dots become `_`), `${source.db}`, `${source.schema}`, \
+             `${source.table}` (for records without a source block: the last part of the topic). A dot in the \
+             template itself separates schema and table: `${source.schema}.${source.table}`.",
+        ),
+        field(
+            "schema",
+            FieldKind::Text,
+            "public",
+            "warehouse",
+            "Schema of the target tables where `table` names none. It must exist.",
+        ),
+        field(
+            "create_tables",
+            FieldKind::Bool,
+            "true",
+            "true",
+            "Whether tables that do not exist are created, with the record's key as primary key.",
+        ),
+        field(
+            "schema_changes",
+            FieldKind::Choice(&["none", "add_columns"]),
+            "add_columns",
+            "add_columns",
+            "`add_columns` adds columns that records have and the table lacks. Nothing is ever dropped or altered.",
+        ),
+        field(
+            "batch_rows_max",
+            FieldKind::Integer { min: 1, max: 1_000_000 },
+            "5000",
+            "5000",
+            "Most rows in one statement; one transaction holds as many statements as its flush needs.",
+        ),
+        field(
+            "batch_bytes_max",
+            FieldKind::Size,
+            "8MiB",
+            "8MiB",
+            "Most bytes in one statement; a single larger row is still sent whole.",
+        ),
+        field(
+            "offsets_schema",
+            FieldKind::Text,
+            "rowstream",
+            "rowstream",
+            "Schema of the tables `sink_fence` and `sink_offsets`, which commit together with the rows.",
+        ),
+        field(
+            "truncate",
+            FieldKind::Choice(&["apply", "ignore", "fail"]),
+            "apply",
+            "apply",
+            "What a TRUNCATE of the source table does. In `append` mode `apply` adds a row whose `__op` is `t`.",
+        ),
+        field(
+            "missing_unavailable",
+            FieldKind::Choice(&["refuse", "insert_null"]),
+            "refuse",
+            "refuse",
+            "An update that left out unchanged large values, of a row that the target lacks: refuse the record, or \
+             insert the row with NULL in these columns.",
+        ),
+        field(
+            "metadata_columns",
+            FieldKind::Bool,
+            "true",
+            "true",
+            "`append` only: write `__op`, `__ts_ms`, `__topic`, `__partition` and `__offset`; the last three are the \
+             primary key of tables created by the sink.",
+        ),
+        field(
+            "statement_timeout",
+            FieldKind::Duration,
+            "5m",
+            "5m",
+            "Longest run of one statement in the target, waits for locks included.",
+        ),
+    ];
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct PostgresSinkPlan {
+    /// How to connect.
+    pub connection: ConnectionPlan,
+    /// Upsert or append.
+    pub write_mode: WriteMode,
+    /// Whether deletes are applied.
+    pub delete: bool,
+    /// Where a record goes.
+    pub table: TableTemplate,
+    /// Whether missing tables are created.
+    pub create_tables: bool,
+    /// What may change about existing tables.
+    pub schema_changes: SchemaChanges,
+    /// Most rows in one statement.
+    pub batch_rows_max: usize,
+    /// Most bytes in one statement.
+    pub batch_bytes_max: usize,
+    /// Schema of the fence and offset tables.
+    pub offsets_schema: QuotedIdent,
+    /// What a truncate event does.
+    pub truncate: TruncatePolicy,
+    /// What an update of a missing row with unchanged columns does.
+    pub missing_unavailable: MissingUnavailable,
+    /// Append mode: whether the `__…` columns are written.
+    pub metadata_columns: bool,
+    /// Longest run of one statement.
+    pub statement_timeout: Duration,
+}
+
+impl PostgresSinkConfig {
+    /// Checks what the fields mean together.
+    ///
+    /// # Errors
+    /// Every problem, each with its field.
+    pub fn plan(self) -> Result<PostgresSinkPlan, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        for (field, name) in [("schema", &self.schema), ("offsets_schema", &self.offsets_schema)] {
+            if name.is_empty() || name.len() > 63 {
+                errors.push(field, "expected a schema name of 1 to 63 bytes");
+            }
+        }
+        if self.batch_rows_max == 0 {
+            errors.push("batch_rows_max", "expected at least 1");
+        }
+        if self.statement_timeout.is_zero() {
+            errors.push("statement_timeout", "expected more than zero: a statement must not wait for ever");
+        }
+        let table = errors.take("table", TableTemplate::parse(&self.table, &self.schema));
+        let connection = self.connection.plan(&mut errors);
+        match (table, connection, errors.0.is_empty()) {
+            (Some(table), Some(connection), true) => Ok(PostgresSinkPlan {
+                connection,
+                write_mode: self.write_mode,
+                delete: self.delete,
+                table,
+                create_tables: self.create_tables,
+                schema_changes: self.schema_changes,
+                batch_rows_max: self.batch_rows_max,
+                batch_bytes_max: usize::try_from(self.batch_bytes_max.0).unwrap_or(usize::MAX),
+                offsets_schema: QuotedIdent::new(&self.offsets_schema),
+                truncate: self.truncate,
+                missing_unavailable: self.missing_unavailable,
+                metadata_columns: self.metadata_columns,
+                statement_timeout: self.statement_timeout,
+            }),
+            _ => Err(errors),
+        }
+    }
+}
