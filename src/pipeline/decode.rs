@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use rowstream_api::{ConnectorError, Datum, DatumDecoder, RecordError, RecordId, SinkRecord, Stage};
-use rowstream_avro::{AvroDecoder, from_avro_json, split_frame};
+use rowstream_avro::{AvroDecoder, split_frame};
 
 use crate::{
     schema_registry::{RegistryError, SchemaRegistry},
@@ -94,9 +94,8 @@ impl RecordDecoder {
                 )));
             }
         };
-        match from_avro_json(&text) {
-            Ok(schema) => {
-                let decoder = AvroDecoder::new(schema);
+        match AvroDecoder::from_json(&text) {
+            Ok(decoder) => {
                 self.decoders.insert(id, Arc::clone(&decoder));
                 Ok(Ok(decoder))
             }

@@ -81,13 +81,10 @@ pub fn write_zoned_micros(micros: i64, fraction_digits: usize, out: &mut Vec<u8>
     let seconds = micros.div_euclid(SECOND_US);
     let (year, month, day) = civil_from_days(seconds.div_euclid(DAY_SECONDS));
     let second_of_day = seconds.rem_euclid(DAY_SECONDS);
-<<<<<<< HEAD
     let date_and_time = [month, day, second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60];
     if let (0..=9999, 6) = (year, fraction_digits) {
         return push_common(year, date_and_time, micros.rem_euclid(SECOND_US), out);
     }
-=======
->>>>>>> pgsink
     if year < 0 {
         out.push(b'-');
     } else if year > 9999 {
@@ -99,24 +96,12 @@ pub fn write_zoned_micros(micros: i64, fraction_digits: usize, out: &mut Vec<u8>
     }
     push_digits(year % 10_000, 4, out);
     out.push(b'-');
-<<<<<<< HEAD
     let [month, day, hour, minute, second] = date_and_time.map(i64::unsigned_abs);
     for (number, separator) in [(month, b'-'), (day, b'T'), (hour, b':'), (minute, b':')] {
         push_digits(number, 2, out);
         out.push(separator);
     }
     push_digits(second, 2, out);
-=======
-    push_digits(month.unsigned_abs(), 2, out);
-    out.push(b'-');
-    push_digits(day.unsigned_abs(), 2, out);
-    out.push(b'T');
-    push_digits((second_of_day / 3600).unsigned_abs(), 2, out);
-    out.push(b':');
-    push_digits((second_of_day / 60 % 60).unsigned_abs(), 2, out);
-    out.push(b':');
-    push_digits((second_of_day % 60).unsigned_abs(), 2, out);
->>>>>>> pgsink
     let mut fraction = micros.rem_euclid(SECOND_US).unsigned_abs();
     let mut width = 6;
     while width > fraction_digits && fraction.is_multiple_of(10) {
@@ -130,7 +115,6 @@ pub fn write_zoned_micros(micros: i64, fraction_digits: usize, out: &mut Vec<u8>
     out.push(b'Z');
 }
 
-<<<<<<< HEAD
 /// The form of nearly all instants, appended at once: four digits of the year, six of the fraction.
 fn push_common(year: i64, [month, day, hour, minute, second]: [i64; 5], micros: i64, out: &mut Vec<u8>) {
     let tens = |number: i64| b'0' + (number.unsigned_abs() / 10 % 10) as u8;
@@ -168,8 +152,6 @@ fn push_common(year: i64, [month, day, hour, minute, second]: [i64; 5], micros: 
     ]);
 }
 
-=======
->>>>>>> pgsink
 /// Appends the last `width` (at most 6) digits, with leading zeros.
 fn push_digits(number: u64, width: usize, out: &mut Vec<u8>) {
     let divisors = [100_000, 10_000, 1000, 100, 10, 1];

@@ -6,26 +6,25 @@
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must exist
 //! upstream), [`replication`] and [`wire`] (the protocol), [`stream`] (changes), [`catalog`], [`table`], [`types`] and
 //! [`tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
+//!
+//! The sink: [`sink_config`] and [`sink`].
 
 pub mod catalog;
 pub mod connection;
 mod end_point;
 pub mod error;
 pub mod ident;
-<<<<<<< HEAD
 pub mod monitor;
 pub mod offset;
 pub mod preflight;
 pub mod replication;
 pub mod setup;
+pub mod sink;
+pub mod sink_config;
 pub mod source;
 pub mod source_config;
 pub mod stream;
 pub mod table;
-=======
-pub mod sink;
-pub mod sink_config;
->>>>>>> pgsink
 pub mod tls;
 pub mod tuple;
 pub mod types;

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, num::NonZeroUsize, sync::Arc};
 
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
-    TaskContext,
+    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
+    SourceTask, TaskContext,
 };
 use tokio::task::JoinSet;
 
@@ -250,7 +250,11 @@ impl TablePlans {
             return Ok(Some(Arc::clone(known)));
         }
         if !plan.tables.matches(&relation.namespace, &relation.name) {
-            tracing::debug!(schema = relation.namespace, table = relation.name, "table is published but not captured");
+            tracing::debug!(
+                schema = relation.namespace,
+                table = relation.name,
+                "table is published but not captured"
+            );
             return Ok(None);
         }
         if self.sql.as_ref().is_none_or(|sql| sql.client.is_closed()) {
