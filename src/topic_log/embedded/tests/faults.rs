@@ -340,6 +340,7 @@ async fn a_disk_that_is_really_full_loses_nothing_and_the_same_handle_goes_on() 
         }
     }
     assert_eq!(refused, 1, "the disk was not full");
+    drop(file);
     std::fs::remove_file(&filler).unwrap();
     let good = match waiting {
         Some(waiting) => match tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap() {
