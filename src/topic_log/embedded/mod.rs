@@ -2,12 +2,12 @@
 //!
 //! Record bytes go to append-only segment files; what is committed (the log's end, offsets, the index) is one redb
 //! transaction, made after the bytes are synced. Bytes behind the end that redb knows never happened, so recovery is
-//! redb's, not ours; [`open`] has the one exception.
+//! redb's, not ours; `open` has the one exception.
 //!
-//! Reading order: [`frame`] and [`tables`] (what is on disk), [`segment`] and [`index`] (files and where in them),
-//! [`open`] with [`witness`] (from what a crash left to a log), [`commit`] with [`group`] and [`control`] (the log
-//! thread), [`retention`],
-//! [`shared`] (what the thread publishes), [`writer`], [`reader`], [`state`].
+//! Reading order: `frame` and `tables` (what is on disk), `segment` and `index` (files and where in them),
+//! `open` with `witness` (from what a crash left to a log), `commit` with `group` and `control` (the log
+//! thread), `retention`,
+//! `shared` (what the thread publishes), `writer`, `reader`, `state`.
 //!
 //! ```text
 //! writer ─ batches, checksums ─► queue ─► log thread: write, fdatasync, redb commit ─► view ─► reader
