@@ -160,6 +160,15 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Appends an unsigned LEB128 number.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push((n & 0x7f) as u8);
+}
+
 /// Reads little-endian fields from the front of bytes; `None` where they end too soon.
 pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
@@ -187,6 +196,17 @@ impl<'a> Cursor<'a> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_le_bytes(*head))
+    }
+    pub(super) fn varint(&mut self) -> Option<u64> {
+        let mut n = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(n);
+            }
+        }
+        None
     }
     pub(super) fn i64(&mut self) -> Option<i64> {
         self.u64().map(u64::cast_signed)

@@ -2,11 +2,12 @@
 //!
 //! Record bytes go to append-only segment files; what is committed (the log's end, offsets, the index) is one redb
 //! transaction, made after the bytes are synced. Bytes behind the end that redb knows never happened, so recovery is
-//! redb's, not ours; [`open`] has the one exception.
+//! redb's, not ours; `open` has the one exception.
 //!
-//! Reading order: [`frame`] and [`tables`] (what is on disk), [`segment`] and [`index`] (files and where in them),
-//! [`open`] (from what a crash left to a log), [`commit`] with [`control`] (the log thread), [`retention`],
-//! [`shared`] (what the thread publishes), [`writer`], [`reader`], [`state`].
+//! Reading order: `frame` and `tables` (what is on disk), `segment` and `index` (files and where in them),
+//! `open` with `witness` (from what a crash left to a log), `commit` with `group` and `control` (the log
+//! thread), `retention`,
+//! `shared` (what the thread publishes), `writer`, `reader`, `state`.
 //!
 //! ```text
 //! writer ─ batches, checksums ─► queue ─► log thread: write, fdatasync, redb commit ─► view ─► reader
@@ -18,6 +19,7 @@ mod commit;
 mod config;
 mod control;
 mod frame;
+mod group;
 mod index;
 mod open;
 mod reader;
@@ -28,6 +30,7 @@ mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod witness;
 mod writer;
 
 use std::sync::Arc;
@@ -112,6 +115,7 @@ impl TopicLog for EmbeddedLog {
 
     fn source_offsets<'a>(&'a self, connector: &'a str) -> BoxFuture<'a, Result<SourceOffsets, LogError>> {
         Box::pin(async move {
+            check_name("connector name", connector)?;
             let prefix = named_key(connector, b"");
             let rows =
                 blocking(&self.shared, move |s| s.with_db(|db| scan(db, Table::SourceOffsets, &prefix)))
@@ -156,8 +160,11 @@ impl TopicLog for EmbeddedLog {
     }
 
     fn group_offsets<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<TopicOffsets, LogError>> {
-        let group = group.to_owned();
-        Box::pin(blocking(&self.shared, move |s| s.group_offsets(&group)))
+        Box::pin(async move {
+            check_name("group", group)?;
+            let group = group.to_owned();
+            blocking(&self.shared, move |s| s.group_offsets(&group)).await
+        })
     }
 
     fn commit_group_offsets<'a>(

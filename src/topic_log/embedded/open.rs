@@ -17,11 +17,12 @@ use std::{
 
 use super::{
     config::{EmbeddedConfig, Failpoint},
-    frame::{CommitBody, Cursor, Header, Kind},
+    frame::{Cursor, Kind},
     index::{Index, SegmentExtent},
     segment::{self, Walk, damaged, io_error},
     shared::View,
     tables::{self, Table, damaged_row, meta, parse_extent, parse_partition_key, scan},
+    witness::second_witness,
 };
 use crate::topic_log::{LogError, TopicFilter};
 
@@ -106,7 +107,7 @@ pub(super) fn recover(config: &EmbeddedConfig) -> Result<Recovered, LogError> {
     })?;
     stored.check_files(dir)?;
     let Active { file, mut index } = open_active(dir, &stored)?;
-    let found = second_witness(dir, &stored, &file)?;
+    let found = second_witness(dir, stored.numbers, &file)?;
     let Stored { mut numbers, id, mut disk_parts, .. } = stored;
     let (mut base, mut end) = (numbers.base, numbers.end);
     let mut file = file;
@@ -270,11 +271,11 @@ struct Stored {
 }
 
 #[derive(Clone, Copy)]
-struct Numbers {
-    base: u64,
-    end: u64,
-    commit_no: u64,
-    opens: u64,
+pub(super) struct Numbers {
+    pub(super) base: u64,
+    pub(super) end: u64,
+    pub(super) commit_no: u64,
+    pub(super) opens: u64,
 }
 
 struct DiskParts {
@@ -427,80 +428,6 @@ fn open_active(dir: &Path, stored: &Stored) -> Result<Active, LogError> {
         }
     }
     Ok(Active { file, index })
-}
-
-/// A whole group behind the end.
-struct Group {
-    body: CommitBody,
-    batches: Vec<(Header, u64)>,
-    /// Place in the file behind its commit frame.
-    end: u64,
-    /// Set when it is the first of the next segment.
-    next_file: Option<File>,
-}
-
-/// Looks behind `end`, in the active segment and then in the next.
-fn second_witness(dir: &Path, stored: &Stored, active: &File) -> Result<Option<Group>, LogError> {
-    let Numbers { base, end, commit_no, .. } = stored.numbers;
-    let in_active = Spot { dir, base, commit_no, file: active };
-    if let Some(group) = in_active.only_group(end - base)? {
-        return Ok(Some(group));
-    }
-    if end == base {
-        return Ok(None);
-    }
-    let Some(next) = segment::open(dir, end)? else { return Ok(None) };
-    let group = Spot { dir, base: end, commit_no, file: &next }.only_group(0)?;
-    Ok(group.map(|group| Group { next_file: Some(next), ..group }))
-}
-
-struct Spot<'a> {
-    dir: &'a Path,
-    base: u64,
-    commit_no: u64,
-    file: &'a File,
-}
-
-impl Spot<'_> {
-    /// The group at `position`, when it is the one that follows; refuses when another follows it.
-    fn only_group(&self, position: u64) -> Result<Option<Group>, LogError> {
-        let Some(group) = self.group(position)? else { return Ok(None) };
-        let following = self.group(group.end)?.map(|g| g.body.commit_no);
-        let found =
-            if group.body.commit_no == self.commit_no + 1 { following } else { Some(group.body.commit_no) };
-        let Some(found) = found.filter(|&found| found > self.commit_no) else {
-            return Ok((group.body.commit_no == self.commit_no + 1).then_some(group));
-        };
-        Err(LogError::Corrupt {
-            message: format!(
-                "{} holds commit {found}, but state.redb ends at commit {}: state.redb is an old copy or has lost \
-                 commits; put the directory of one moment back",
-                segment::path(self.dir, self.base).display(),
-                self.commit_no
-            ),
-        })
-    }
-
-    /// The whole group that begins at `position`, if there is one; anything less is a torn tail.
-    fn group(&self, position: u64) -> Result<Option<Group>, LogError> {
-        let attempt = |e| io_error(format!("read {}", segment::path(self.dir, self.base).display()), e);
-        let limit = self.file.metadata().map_err(attempt)?.len();
-        let mut walk = Walk::new(self.file, limit);
-        let (mut at, mut batches) = (position, Vec::new());
-        while let Ok(header) = walk.header(at).map_err(attempt)? {
-            let Some(body) = walk.body(&header, at).map_err(attempt)? else { return Ok(None) };
-            match header.kind {
-                Kind::Batch => batches.push((header, at)),
-                Kind::Commit => {
-                    let body = CommitBody::decode(&body).filter(|body| body.start == self.base + position);
-                    let end = at + header.frame_bytes();
-                    return Ok(body.map(|body| Group { body, batches, end, next_file: None }));
-                }
-            }
-            at += header.frame_bytes();
-        }
-        Ok(None)
-    }
 }
 
 /// Removes files that the database does not name, and cuts sealed ones that a crash left long.

@@ -17,6 +17,7 @@ pub(super) struct EmbeddedState(pub(super) Arc<Shared>);
 impl StateStore for EmbeddedState {
     fn get<'a>(&'a self, table: &'a str, key: &'a str) -> BoxFuture<'a, Result<Option<Bytes>, LogError>> {
         Box::pin(async move {
+            check_name("state table", table)?;
             let key = named_key(table, key.as_bytes());
             let value = blocking(&self.0, move |s| s.with_db(|db| get(db, Table::State, &key))).await?;
             Ok(value.map(Bytes::from))
@@ -25,6 +26,7 @@ impl StateStore for EmbeddedState {
 
     fn scan<'a>(&'a self, table: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, LogError>> {
         Box::pin(async move {
+            check_name("state table", table)?;
             let prefix = named_key(table, b"");
             let rows = blocking(&self.0, move |s| s.with_db(|db| scan(db, Table::State, &prefix))).await?;
             let rows = rows.into_iter().map(|(key, value)| {

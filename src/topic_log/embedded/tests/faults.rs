@@ -1,6 +1,7 @@
 //! A kill, a failed call or a full disk at each named point.
 
 use std::{
+    io::Write as _,
     path::PathBuf,
     sync::{
         Mutex,
@@ -284,4 +285,80 @@ async fn no_room_for_a_segment_aborts_and_the_same_handle_goes_on() {
     check(&log, 6).await;
     write(&log, 7..=20).await;
     check(&log, 20).await;
+}
+
+/// A file system of its own, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn new(mib: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(dir.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()));
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_loses_nothing_and_the_same_handle_goes_on() {
+    let Some(disk) = SmallDisk::new(48) else {
+        writeln!(std::io::stderr(), "skipped: this process may not mount a tmpfs").unwrap();
+        return;
+    };
+    let dir = disk.0.path().join("log");
+    let config = EmbeddedConfig { retention_interval: Duration::from_millis(100), ..config(&dir) };
+    let log = EmbeddedLog::open(config).await.unwrap();
+    write(&log, 1..=50).await;
+    // Every byte of the file system, by somebody else.
+    let filler = disk.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let mut writer = log.writer("w").await;
+    let waiting = match &mut writer {
+        Ok(writer) => Some(writer.append(group(51, vec![to("a", &[record(51)])])).await.unwrap()),
+        Err(_) => None,
+    };
+    // The database must grow for this, and cannot for ever.
+    let mut refused = 0;
+    for n in 0..400 {
+        let value = bytes::Bytes::from(vec![n.to_string().into_bytes()[0]; 100_000]);
+        let put = crate::topic_log::StateOp::Put { table: "t".into(), key: n.to_string(), value };
+        if log.state().write(vec![put]).await.is_err() {
+            refused += 1;
+            break;
+        }
+    }
+    assert_eq!(refused, 1, "the disk was not full");
+    drop(file);
+    std::fs::remove_file(&filler).unwrap();
+    let good = match waiting {
+        Some(waiting) => match tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap() {
+            Ok(()) => 51,
+            Err(CommitError::Aborted(_)) => 50,
+            Err(error) => panic!("{error:?}"),
+        },
+        None => 50,
+    };
+    let reopened = async {
+        while log.writer("w").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reopened).await.unwrap();
+    check(&log, good).await;
+    write(&log, good + 1..=80).await;
+    check(&log, 80).await;
+    log.close().await.unwrap();
+    check(&*open_small(&dir, Failpoints::default()).await, 80).await;
 }
