@@ -11,7 +11,9 @@
 //! | [`schema_registry`] | Confluent's registry, built in |
 //! | [`telemetry`] | every metric name; log lines |
 
+pub mod admin;
 pub mod config;
+pub mod daemon;
 pub mod pipeline;
 pub mod registry;
 pub mod schema_registry;
