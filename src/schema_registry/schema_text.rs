@@ -26,8 +26,11 @@ impl SchemaText {
         let json: Value = serde_json::from_str(text)
             .map_err(|e| Refusal::InvalidSchema(format!("the schema's text is no JSON: {e}")))?;
         check_names(&json).map_err(Refusal::InvalidSchema)?;
+        // Logical types are annotations, which a reader may ignore; the parser refuses defaults of decimals, which are
+        // valid Avro (`numeric(10,2) default 0` in Debezium's form), so it is not shown the annotation.
+        let plain = without_logical_types(&json);
         // The parser unwraps here and there on what it does not expect; bytes from outside must not bring us down.
-        match catch_unwind(|| apache_avro::Schema::parse(&json)) {
+        match catch_unwind(|| apache_avro::Schema::parse(&plain)) {
             Ok(Ok(_)) => Ok(Self::of(json)),
             Ok(Err(error)) => Err(Refusal::InvalidSchema(error.to_string())),
             Err(_) => Err(Refusal::InvalidSchema("the Avro parser cannot make sense of it".into())),
@@ -71,6 +74,20 @@ fn check_name(name: &str) -> Result<(), String> {
     ))
 }
 
+fn without_logical_types(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => Value::Object(
+            members
+                .iter()
+                .filter(|(name, _)| *name != "logicalType")
+                .map(|(name, v)| (name.clone(), without_logical_types(v)))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.iter().map(without_logical_types).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -80,5 +97,19 @@ fn sorted(value: &Value) -> Value {
         }
         Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_with_a_default_is_a_schema() {
+        let text = r#"{"type":"record","name":"R","fields":[{"name":"total","default":"\u0000","type":
+            [{"type":"bytes","logicalType":"decimal","precision":10,"scale":2},"null"]}]}"#;
+        let schema = SchemaText::parse(text).unwrap();
+        assert!(schema.text.contains("logicalType"));
+        assert!(SchemaText::parse(r#"{"type":"record","name":"R","fields":[{"name":"n","type":"nope"}]}"#).is_err());
     }
 }
