@@ -23,8 +23,14 @@ use crate::{
 /// As [`ConnectionPlan::connect`].
 pub async fn connect(plan: &ConnectionPlan) -> Result<Connection, ConnectorError> {
     let connection = plan.connect().await?;
-    let set: String = SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
-    connection.client.batch_execute(&set).await.map_err(from_postgres).attempting(|| "set up the session".into())?;
+    let set: String =
+        SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
+    connection
+        .client
+        .batch_execute(&set)
+        .await
+        .map_err(from_postgres)
+        .attempting(|| "set up the session".into())?;
     Ok(connection)
 }
 
@@ -64,8 +70,12 @@ SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', c.relreplident::text,
 ///
 /// # Errors
 /// The server's.
-pub async fn captured_tables(client: &Client, filter: &TableFilter) -> Result<Vec<CapturedTable>, ConnectorError> {
-    let rows = client.query(TABLES, &[]).await.map_err(from_postgres).attempting(|| "list the tables".into())?;
+pub async fn captured_tables(
+    client: &Client,
+    filter: &TableFilter,
+) -> Result<Vec<CapturedTable>, ConnectorError> {
+    let rows =
+        client.query(TABLES, &[]).await.map_err(from_postgres).attempting(|| "list the tables".into())?;
     let mut chosen: Vec<(CapturedTable, Vec<u32>)> = Vec::new();
     for row in rows {
         let (schema, table): (&str, &str) = (row.get(1), row.get(2));
@@ -130,7 +140,11 @@ const VECTORS: [u32; 2] = [22, 30];
 ///
 /// # Errors
 /// The server's.
-pub async fn describe(client: &Client, oid: u32, relation: Option<&Relation>) -> Result<TableCatalog, ConnectorError> {
+pub async fn describe(
+    client: &Client,
+    oid: u32,
+    relation: Option<&Relation>,
+) -> Result<TableCatalog, ConnectorError> {
     let asked = async {
         let columns = client.query(COLUMNS, &[&oid]).await?;
         let indexes = client.query(INDEXES, &[&oid]).await?;
@@ -166,8 +180,11 @@ pub async fn describe(client: &Client, oid: u32, relation: Option<&Relation>) ->
 }
 
 async fn types(client: &Client, oids: &[u32]) -> Result<TypeCatalog, ConnectorError> {
-    let rows =
-        client.query(TYPES, &[&oids]).await.map_err(from_postgres).attempting(|| "look up column types".into())?;
+    let rows = client
+        .query(TYPES, &[&oids])
+        .await
+        .map_err(from_postgres)
+        .attempting(|| "look up column types".into())?;
     let mut types = HashMap::new();
     for row in rows {
         let oid: u32 = row.get(0);
@@ -241,7 +258,8 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotState>, Conn
         .map_err(from_postgres)
         .attempting(|| format!("look up slot `{name}`"))?;
     let Some(row) = row else { return Ok(None) };
-    let lsn = |column| row.get::<_, Option<&str>>(column).map(|text| text.parse::<Lsn>().map(|l| l.0)).transpose();
+    let lsn =
+        |column| row.get::<_, Option<&str>>(column).map(|text| text.parse::<Lsn>().map(|l| l.0)).transpose();
     Ok(Some(SlotState {
         plugin: row.get(0),
         database: row.get(1),
@@ -265,7 +283,11 @@ pub struct Published {
 ///
 /// # Errors
 /// The server's.
-pub async fn published(client: &Client, publication: &str, table: &TableName) -> Result<Published, ConnectorError> {
+pub async fn published(
+    client: &Client,
+    publication: &str,
+    table: &TableName,
+) -> Result<Published, ConnectorError> {
     if server_version(client).await? < 150_000 {
         return Ok(Published::default());
     }
@@ -285,6 +307,10 @@ pub async fn published(client: &Client, publication: &str, table: &TableName) ->
 /// The server's.
 pub async fn type_names(client: &Client, oids: &[u32]) -> Result<Vec<String>, ConnectorError> {
     let sql = "SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY u(o, n) ORDER BY n";
-    let rows = client.query(sql, &[&oids]).await.map_err(from_postgres).attempting(|| "name the key's types".into())?;
+    let rows = client
+        .query(sql, &[&oids])
+        .await
+        .map_err(from_postgres)
+        .attempting(|| "name the key's types".into())?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

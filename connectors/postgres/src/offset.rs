@@ -100,8 +100,7 @@ impl StoredOffset {
     /// Replaces the stream's part.
     pub fn set_position(&mut self, position: Position) {
         self.lsn = position.lsn;
-        self.partial =
-            position.partial.map(|p| StoredPartial { final_lsn: p.final_lsn, ordinal: p.ordinal });
+        self.partial = position.partial.map(|p| StoredPartial { final_lsn: p.final_lsn, ordinal: p.ordinal });
     }
 
     /// As the worker stores it.
@@ -247,7 +246,9 @@ pub fn other_system(stored: &str, found: &str) -> ConnectorError {
 fn slot_missing(slot: &str) -> ConnectorError {
     ConnectorError::fatal(
         "PG_SLOT_MISSING",
-        format!("replication slot `{slot}` does not exist, but a position in it is stored: changes since are lost"),
+        format!(
+            "replication slot `{slot}` does not exist, but a position in it is stored: changes since are lost"
+        ),
     )
     .remedy(START_OVER)
 }
@@ -296,7 +297,8 @@ mod tests {
     #[test]
     fn a_position_is_only_resumed_in_its_own_system() {
         let system = SystemState { id: "1".into(), timeline: 2, wal_end: 1000 };
-        let slot = SlotState { restart_lsn: Some(50), confirmed_flush_lsn: Some(100), ..SlotState::default() };
+        let slot =
+            SlotState { restart_lsn: Some(50), confirmed_flush_lsn: Some(100), ..SlotState::default() };
         let code = |slot: Option<&SlotState>, system: &SystemState| {
             check_slot(&stored(), slot, system).map_err(|e| e.code)
         };
@@ -306,7 +308,10 @@ mod tests {
         assert_eq!(code(Some(&ahead), &system), Err("PG_SLOT_AHEAD"));
         let lost = SlotState { wal_status: Some("lost".into()), ..slot.clone() };
         assert_eq!(code(Some(&lost), &system), Err("PG_SLOT_LOST"));
-        assert_eq!(code(Some(&slot), &SystemState { id: "2".into(), ..system.clone() }), Err("PG_OTHER_SYSTEM"));
+        assert_eq!(
+            code(Some(&slot), &SystemState { id: "2".into(), ..system.clone() }),
+            Err("PG_OTHER_SYSTEM")
+        );
         assert_eq!(code(Some(&slot), &SystemState { timeline: 1, ..system.clone() }), Err("PG_TIMELINE"));
         assert_eq!(code(Some(&slot), &SystemState { wal_end: 99, ..system }), Err("PG_POSITION_UNKNOWN"));
     }

@@ -4,7 +4,8 @@ use rowstream_api::{ConnectorError, units::ByteSize};
 use tokio_postgres::Client;
 
 use crate::{
-    catalog, error::from_postgres,
+    catalog,
+    error::from_postgres,
     ident::QuotedIdent,
     setup,
     source_config::{PublicationMode, SourcePlan},
@@ -116,7 +117,10 @@ async fn slot(client: &Client, plan: &SourcePlan, problems: &mut Problems) -> Re
         let plugin = slot.plugin.as_deref().unwrap_or("none: it is a physical slot");
         problems.push((format!("replication slot `{name}` has plugin {plugin}; `pgoutput` is needed: choose another slot_name"), None));
     } else if slot.database.as_deref() != Some(plan.connection.config.database.as_str()) {
-        problems.push((format!("replication slot `{name}` belongs to another database: choose another slot_name"), None));
+        problems.push((
+            format!("replication slot `{name}` belongs to another database: choose another slot_name"),
+            None,
+        ));
     }
     if slot.wal_status.as_deref() == Some("lost") {
         problems.push((

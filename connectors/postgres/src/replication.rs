@@ -66,7 +66,8 @@ pub struct RawConnection {
 
 /// Turns malformed bytes into an error of the connection.
 pub fn malformed(error: DecodeError) -> ConnectorError {
-    ConnectorError::fatal("PG_PROTOCOL", "the server sent bytes that are not PostgreSQL's protocol").because(error)
+    ConnectorError::fatal("PG_PROTOCOL", "the server sent bytes that are not PostgreSQL's protocol")
+        .because(error)
 }
 
 /// Turns an `ErrorResponse` into an error of its class.
@@ -75,7 +76,8 @@ pub fn server_error(body: &[u8]) -> ConnectorError {
     match ServerMessage::decode(body) {
         Ok(said) => {
             let (class, code) = classify(&said.sqlstate);
-            let error = ConnectorError::new(class, code, format!("{} (SQLSTATE {})", said.message, said.sqlstate));
+            let error =
+                ConnectorError::new(class, code, format!("{} (SQLSTATE {})", said.message, said.sqlstate));
             match said.hint {
                 Some(hint) => error.remedy(hint),
                 None => error,
@@ -110,7 +112,8 @@ impl RawConnection {
 
     async fn connect_now(plan: &ConnectionPlan, purpose: Purpose) -> Result<Self, ConnectorError> {
         let unreachable = |e| ConnectorError::transient("PG_CONNECTION", "can't reach the server").because(e);
-        let tcp = TcpStream::connect((plan.config.host.as_str(), plan.config.port)).await.map_err(unreachable)?;
+        let tcp =
+            TcpStream::connect((plan.config.host.as_str(), plan.config.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(lost)?;
         let (socket, end_point) = secure(plan, tcp).await?;
         let mut connection = Self {
@@ -146,7 +149,8 @@ impl RawConnection {
         let password = plan.config.password.reveal();
         let mut scram: Option<ScramSha256> = None;
         let failed = |e: std::io::Error| {
-            ConnectorError::config("PG_AUTHENTICATION", "the password exchange with the server failed").because(e)
+            ConnectorError::config("PG_AUTHENTICATION", "the password exchange with the server failed")
+                .because(e)
         };
         loop {
             let (tag, body) = self.frame().await?;
@@ -160,7 +164,10 @@ impl RawConnection {
             if kind != 0 && password.is_empty() {
                 return Err(ConnectorError::config(
                     "PG_AUTHENTICATION",
-                    format!("the server wants a password for role `{}`; set connection.password", plan.config.user),
+                    format!(
+                        "the server wants a password for role `{}`; set connection.password",
+                        plan.config.user
+                    ),
                 ));
             }
             match kind {
@@ -174,11 +181,13 @@ impl RawConnection {
                 10 => {
                     let (mechanism, binding) = choose_mechanism(cursor.rest(), end_point.as_deref())?;
                     let exchange = ScramSha256::new(password.as_bytes(), binding);
-                    frontend::sasl_initial_response(mechanism, exchange.message(), &mut self.outbox).map_err(lost)?;
+                    frontend::sasl_initial_response(mechanism, exchange.message(), &mut self.outbox)
+                        .map_err(lost)?;
                     scram = Some(exchange);
                 }
                 11 | 12 => {
-                    let exchange = scram.as_mut().ok_or_else(|| malformed(DecodeError::Length(kind.into())))?;
+                    let exchange =
+                        scram.as_mut().ok_or_else(|| malformed(DecodeError::Length(kind.into())))?;
                     if kind == 11 {
                         exchange.update(cursor.rest()).map_err(failed)?;
                         frontend::sasl_response(exchange.message(), &mut self.outbox).map_err(lost)?;
@@ -189,7 +198,9 @@ impl RawConnection {
                 other => {
                     return Err(ConnectorError::config(
                         "PG_AUTHENTICATION",
-                        format!("the server wants authentication method {other}; use scram-sha-256, md5, password, cert or trust"),
+                        format!(
+                            "the server wants authentication method {other}; use scram-sha-256, md5, password, cert or trust"
+                        ),
                     ));
                 }
             }
@@ -398,7 +409,10 @@ fn choose_mechanism(
         // middle who removed the offer is noticed.
         (true, false, Some(_)) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
         (true, _, None) => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
-        _ => Err(ConnectorError::config("PG_AUTHENTICATION", "the server offers no SASL mechanism that is known here")),
+        _ => Err(ConnectorError::config(
+            "PG_AUTHENTICATION",
+            "the server offers no SASL mechanism that is known here",
+        )),
     }
 }
 
@@ -414,14 +428,18 @@ async fn secure(
         return if plan.config.tls.mode == TlsMode::Prefer {
             Ok((Box::new(tcp), None))
         } else {
-            Err(ConnectorError::config("PG_NO_TLS", "the server does not offer TLS, and connection.tls.mode wants it"))
+            Err(ConnectorError::config(
+                "PG_NO_TLS",
+                "the server does not offer TLS, and connection.tls.mode wants it",
+            ))
         };
     }
     let name = ServerName::try_from(plan.config.host.clone()).map_err(|e| {
         ConnectorError::config("TLS_CONFIG", "connection.host is no name that TLS can check").because(e)
     })?;
     let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| {
-        let class = if e.kind() == std::io::ErrorKind::InvalidData { Class::Config } else { Class::Transient };
+        let class =
+            if e.kind() == std::io::ErrorKind::InvalidData { Class::Config } else { Class::Transient };
         ConnectorError::new(class, "TLS_HANDSHAKE", "the TLS handshake failed").because(e)
     })?;
     let hash = tls

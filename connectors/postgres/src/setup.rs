@@ -49,7 +49,11 @@ pub fn table_problems(plan: &SourcePlan, tables: &[CapturedTable]) -> Vec<(Strin
         let topic = topic_name(&plan.topic_prefix, name.schema.bare(), name.table.bare());
         if let Some(other) = topics.insert(topic.clone(), name) {
             problems.push((
-                format!("tables `{}` and `{}` would share the topic `{topic}`: exclude one", other.plain(), name.plain()),
+                format!(
+                    "tables `{}` and `{}` would share the topic `{topic}`: exclude one",
+                    other.plain(),
+                    name.plain()
+                ),
                 None,
             ));
         }
@@ -71,7 +75,10 @@ pub fn table_problems(plan: &SourcePlan, tables: &[CapturedTable]) -> Vec<(Strin
         if !table.readable {
             problems.push((
                 format!("role `{}` may not read table `{}`", plan.connection.config.user, name.plain()),
-                Some(format!("GRANT USAGE ON SCHEMA {} TO {role};\nGRANT SELECT ON {name} TO {role};", name.schema)),
+                Some(format!(
+                    "GRANT USAGE ON SCHEMA {} TO {role};\nGRANT SELECT ON {name} TO {role};",
+                    name.schema
+                )),
             ));
         }
     }
@@ -165,7 +172,9 @@ pub async fn ensure_publication(
                 client.batch_execute(&statement).await.map_err(|e| {
                     from_postgres(e)
                         .while_attempting(&format!("set up publication `{}`", plan.publication))
-                        .remedy(format!("{statement}\nor have an administrator run it, and set publication_mode: disabled"))
+                        .remedy(format!(
+                            "{statement}\nor have an administrator run it, and set publication_mode: disabled"
+                        ))
                 })?;
             }
             Ok(())
@@ -185,8 +194,10 @@ pub async fn create_slot(
     gauges: &Gauges,
 ) -> Result<u64, ConnectorError> {
     let pid = connection.backend_pid;
-    let command =
-        format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", QuotedIdent::new(&plan.slot));
+    let command = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        QuotedIdent::new(&plan.slot)
+    );
     let creation = connection.rows(&command);
     tokio::pin!(creation);
     let deadline = tokio::time::Instant::now() + plan.slot_creation_timeout;

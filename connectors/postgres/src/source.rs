@@ -8,8 +8,8 @@ use std::{
 };
 
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
-    TaskContext,
+    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
+    SourceTask, TaskContext,
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -141,10 +141,22 @@ impl PostgresSourceTask {
             database: plan.connection.config.database.clone(),
         });
         let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
-        let snapshot = offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
-            SnapshotRun::new(plan.connection.clone(), plan.snapshot.chunk_rows, progress, &cx.gauges)
-        });
-        Ok(Self { plan, cx, reader, offset, announce, pending: None, tables, names, snapshot, _watching: watching })
+        let snapshot =
+            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
+                SnapshotRun::new(plan.connection.clone(), plan.snapshot.chunk_rows, progress, &cx.gauges)
+            });
+        Ok(Self {
+            plan,
+            cx,
+            reader,
+            offset,
+            announce,
+            pending: None,
+            tables,
+            names,
+            snapshot,
+            _watching: watching,
+        })
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
@@ -380,7 +392,11 @@ impl TablePlans {
             return Ok(Some(Arc::clone(known)));
         }
         if !plan.tables.matches(&relation.namespace, &relation.name) {
-            tracing::debug!(schema = relation.namespace, table = relation.name, "table is published but not captured");
+            tracing::debug!(
+                schema = relation.namespace,
+                table = relation.name,
+                "table is published but not captured"
+            );
             return Ok(None);
         }
         let described = catalog::describe(self.client(plan).await?, relation.oid, Some(relation)).await?;

@@ -213,8 +213,11 @@ const fn all_fields() -> [FieldDoc; CONNECTION_FIELDS.len() + OWN_FIELDS.len()] 
     let mut all = [OWN_FIELDS[0]; CONNECTION_FIELDS.len() + OWN_FIELDS.len()];
     let mut i = 0;
     while i < all.len() {
-        all[i] =
-            if i < CONNECTION_FIELDS.len() { CONNECTION_FIELDS[i] } else { OWN_FIELDS[i - CONNECTION_FIELDS.len()] };
+        all[i] = if i < CONNECTION_FIELDS.len() {
+            CONNECTION_FIELDS[i]
+        } else {
+            OWN_FIELDS[i - CONNECTION_FIELDS.len()]
+        };
         i += 1;
     }
     all
@@ -369,8 +372,10 @@ mod tests {
 
     #[test]
     fn patterns_choose_tables() {
-        let config =
-            TablesConfig { include: vec!["public.*".into(), "a*.b".into()], exclude: vec!["public.x*y".into()] };
+        let config = TablesConfig {
+            include: vec!["public.*".into(), "a*.b".into()],
+            exclude: vec!["public.x*y".into()],
+        };
         let filter = TableFilter::new(&config).unwrap();
         assert!(filter.matches("public", "orders"));
         assert!(filter.matches("abc", "b"));

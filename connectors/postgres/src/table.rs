@@ -83,7 +83,11 @@ pub fn build(relation: &Arc<Relation>, catalog: &TableCatalog, topic_prefix: &st
         let schema = column_schema(&resolved, nullable, default);
         value = value.field(&column.name, Arc::clone(&schema));
         schemas.push(schema);
-        columns.push(ColumnPlan { name: column.name.clone(), kind: resolved.kind, identity: column.identity });
+        columns.push(ColumnPlan {
+            name: column.name.clone(),
+            kind: resolved.kind,
+            identity: column.identity,
+        });
     }
     let value = value.build();
     let key_columns = key_columns(relation, catalog);
@@ -145,7 +149,10 @@ static SOURCE: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     let snapshot = SchemaBuilder::new(SchemaType::String)
         .name("io.debezium.data.Enum")
         .version(1)
-        .parameter("allowed", "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental")
+        .parameter(
+            "allowed",
+            "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental",
+        )
         .default_value(Value::Str("false".to_owned()))
         .optional()
         .build();

@@ -176,7 +176,10 @@ fn built_in(oid: u32, typmod: i32) -> Resolved {
         1560 if typmod == 1 => (Kind::Bit, SchemaBuilder::new(SchemaType::Boolean)),
         1560 | 1562 => {
             let length = if typmod > 0 { typmod } else { i32::MAX };
-            (Kind::Bits, named(SchemaType::Bytes, "io.debezium.data.Bits").parameter("length", length.to_string()))
+            (
+                Kind::Bits,
+                named(SchemaType::Bytes, "io.debezium.data.Bits").parameter("length", length.to_string()),
+            )
         }
         600 => (Kind::Point, point()),
         _ => (Kind::Text, SchemaBuilder::new(SchemaType::String)),
@@ -198,7 +201,9 @@ fn numeric(typmod: i32) -> SchemaBuilder {
     // numeric.c: 16 bits of precision above 11 bits of scale in two's complement.
     let precision = ((typmod - 4) >> 16) & 0xffff;
     let scale = (((typmod - 4) & 0x7ff) ^ 1024) - 1024;
-    decimal().parameter("scale", scale.to_string()).parameter("connect.decimal.precision", precision.to_string())
+    decimal()
+        .parameter("scale", scale.to_string())
+        .parameter("connect.decimal.precision", precision.to_string())
 }
 
 fn point() -> SchemaBuilder {
@@ -265,7 +270,9 @@ pub fn column_schema(resolved: &Resolved, nullable: bool, default: Option<&str>)
     let schema = resolved.schema.clone().optional_if(nullable);
     let value = default.and_then(|expression| match literal::constant(expression) {
         literal::Constant::Null => None,
-        literal::Constant::Text(text) => literal::physical(&resolved.kind, &text, &resolved.schema.clone().build()),
+        literal::Constant::Text(text) => {
+            literal::physical(&resolved.kind, &text, &resolved.schema.clone().build())
+        }
         // What a function answers is not known: the type's zero where something must stand there.
         literal::Constant::Computed if nullable => None,
         literal::Constant::Computed => zero(&resolved.kind),

@@ -182,12 +182,7 @@ pub fn select_from(plan: &TablePlan, only: &str, row_filter: Option<&str>) -> St
 
 /// Adds the order of the key and, after the first chunk, where to go on. `types` are the key columns' types by name.
 #[must_use]
-pub fn in_key_order(
-    select: &str,
-    plan: &TablePlan,
-    types: &[String],
-    last_key: Option<&[String]>,
-) -> String {
+pub fn in_key_order(select: &str, plan: &TablePlan, types: &[String], last_key: Option<&[String]>) -> String {
     let columns: Vec<String> = plan
         .schema
         .key_columns
@@ -209,7 +204,10 @@ pub fn in_key_order(
 ///
 /// # Errors
 /// The server's. A table that changed its shape since the request was made is transient.
-pub async fn read(connection: &mut RawConnection, request: ChunkRequest) -> Result<ReadChunk, ConnectorError> {
+pub async fn read(
+    connection: &mut RawConnection,
+    request: ChunkRequest,
+) -> Result<ReadChunk, ConnectorError> {
     let (visible, high) = begin(connection).await?;
     let mut chunk = ReadChunk::empty(request.plan, visible, high);
     chunk.first = request.first;
@@ -278,14 +276,20 @@ pub async fn open_cursor(connection: &mut RawConnection, select: &str) -> Result
 ///
 /// # Errors
 /// The server's.
-pub async fn fetch(connection: &mut RawConnection, chunk: &mut ReadChunk, rows: u32) -> Result<(), ConnectorError> {
+pub async fn fetch(
+    connection: &mut RawConnection,
+    chunk: &mut ReadChunk,
+    rows: u32,
+) -> Result<(), ConnectorError> {
     let limit = usize::try_from(rows).unwrap_or(usize::MAX);
     while chunk.len() < limit && chunk.bytes() < CHUNK_BYTES {
         let left = CHUNK_BYTES - chunk.bytes();
         let fits = (left * chunk.len()).checked_div(chunk.bytes()).unwrap_or(FIRST_FETCH);
         let wanted = fits.clamp(1, FETCH_MAX).min(limit - chunk.len());
         let before = chunk.len();
-        connection.query(&format!("FETCH {wanted} FROM rowstream_chunk"), &mut |body| chunk.push(body)).await?;
+        connection
+            .query(&format!("FETCH {wanted} FROM rowstream_chunk"), &mut |body| chunk.push(body))
+            .await?;
         if chunk.len() - before < wanted {
             chunk.finished = true;
             break;
@@ -316,7 +320,8 @@ async fn insert_position(connection: &mut RawConnection) -> Result<u64, Connecto
     let rows = connection.rows(INSERT_POSITION).await.attempting(|| "ask for the WAL position".into())?;
     let mut row = rows.into_iter().next().unwrap_or_default().into_iter().flatten();
     let (lsn, page, segment) = (row.next().unwrap_or_default(), row.next(), row.next());
-    let number = |text: Option<String>, default: u64| text.and_then(|t| t.parse().ok()).unwrap_or(default).max(1);
+    let number =
+        |text: Option<String>, default: u64| text.and_then(|t| t.parse().ok()).unwrap_or(default).max(1);
     let (page, segment) = (number(page, 8192), number(segment, 16 << 20));
     let lsn = lsn.parse::<Lsn>()?.0;
     Ok(if lsn % segment == LONG_HEADER {

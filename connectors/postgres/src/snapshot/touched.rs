@@ -105,11 +105,17 @@ impl Touched {
         Ok(())
     }
 
-    fn entry(&mut self, raw: &RawBatch, entry: &Entry, plan: &TablePlan, xid: u32) -> Result<(), ConnectorError> {
-        let table = self.tables.entry(name_of(&plan.relation)).or_insert_with(|| TableTouches {
-            key_names: key_names(plan),
-            ..TableTouches::default()
-        });
+    fn entry(
+        &mut self,
+        raw: &RawBatch,
+        entry: &Entry,
+        plan: &TablePlan,
+        xid: u32,
+    ) -> Result<(), ConnectorError> {
+        let table = self
+            .tables
+            .entry(name_of(&plan.relation))
+            .or_insert_with(|| TableTouches { key_names: key_names(plan), ..TableTouches::default() });
         if entry.kind == EntryKind::Truncate {
             table.truncates.insert(xid);
             return Ok(());

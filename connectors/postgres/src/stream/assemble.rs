@@ -204,7 +204,11 @@ impl Assembler {
         self.received = self.received.max(wal_end);
         if let Some(awaited) = self.awaited {
             // The server is past the commit of a transaction that it should have sent.
-            return if self.open.is_none() && wal_end > awaited.final_lsn { Err(gone(awaited)) } else { Ok(()) };
+            return if self.open.is_none() && wal_end > awaited.final_lsn {
+                Err(gone(awaited))
+            } else {
+                Ok(())
+            };
         }
         if self.open.is_none() {
             self.position = self.position.max(wal_end);
@@ -314,7 +318,10 @@ impl Assembler {
             *index
         } else {
             let relation = self.relations.get(&oid).ok_or_else(|| {
-                ConnectorError::fatal("PG_PROTOCOL", "the server sent a change of a table it did not describe")
+                ConnectorError::fatal(
+                    "PG_PROTOCOL",
+                    "the server sent a change of a table it did not describe",
+                )
             })?;
             let index = index_of(self.batch.relations.len())?;
             self.batch.relations.push(Arc::clone(relation));

@@ -122,7 +122,10 @@ impl ChangeSet for StreamChanges {
             let table = self.tables.get(entry.relation as usize).and_then(Option::as_deref);
             let transaction = self.transactions.get(entry.transaction as usize);
             let (Some(plan), Some(transaction)) = (table, transaction) else {
-                return Err(ConnectorError::fatal("BUG", "a change of the batch names no table of the batch"));
+                return Err(ConnectorError::fatal(
+                    "BUG",
+                    "a change of the batch names no table of the batch",
+                ));
             };
             sequence_text(&mut sequence, transaction.previous_commit_lsn, entry.lsn);
             let source = source_block(&self.names, plan, transaction, entry.lsn, &sequence);
@@ -133,7 +136,8 @@ impl ChangeSet for StreamChanges {
             match entry.kind {
                 EntryKind::Truncate => lend(Change::Truncate)?,
                 EntryKind::Row => {
-                    let message = self.arena.get(entry.start as usize..entry.end as usize).unwrap_or_default();
+                    let message =
+                        self.arena.get(entry.start as usize..entry.end as usize).unwrap_or_default();
                     cells.clear();
                     let change = RowChange::decode(message, &mut cells).map_err(malformed)?;
                     let images = Images::of(plan, message, change, &cells)?;

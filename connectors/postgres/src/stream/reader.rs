@@ -147,9 +147,9 @@ impl Reader {
                 drop(done);
             })
             .map_err(|e| ConnectorError::transient("THREAD", "can't start the reader thread").because(e))?;
-        is_open
-            .await
-            .map_err(|e| ConnectorError::transient("THREAD", "the reader thread ended at once").because(e))??;
+        is_open.await.map_err(|e| {
+            ConnectorError::transient("THREAD", "the reader thread ended at once").because(e)
+        })??;
         Ok(reader)
     }
 
@@ -179,7 +179,8 @@ fn run_thread(
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            sender.end(ConnectorError::transient("THREAD", "can't build the reader's runtime").because(error));
+            sender
+                .end(ConnectorError::transient("THREAD", "can't build the reader's runtime").because(error));
             return;
         }
     };
@@ -228,7 +229,11 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    async fn open(plan: &'a StreamPlan, sender: &'a Sender, control: &'a Control) -> Result<Self, ConnectorError> {
+    async fn open(
+        plan: &'a StreamPlan,
+        sender: &'a Sender,
+        control: &'a Control,
+    ) -> Result<Self, ConnectorError> {
         let mut connection = RawConnection::connect(&plan.connection, Purpose::Replication).await?;
         let system = connection.rows("IDENTIFY_SYSTEM").await?;
         let id = system.first().and_then(|row| row.first()).cloned().flatten().unwrap_or_default();
@@ -249,7 +254,9 @@ impl<'a> Stream<'a> {
                 Err(_) if connection.last_sqlstate == "55006" && Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                Err(error) => return Err(crate::offset::cannot_start(&plan.slot, &connection.last_sqlstate, error)),
+                Err(error) => {
+                    return Err(crate::offset::cannot_start(&plan.slot, &connection.last_sqlstate, error));
+                }
             }
         }
         let now = Instant::now();
@@ -384,7 +391,8 @@ impl<'a> Stream<'a> {
         let complete = self.assembler.complete_lsn();
         let moved = complete > self.handed_lsn;
         let position_due = moved
-            && (self.urgent || (wanted > self.handed_lsn && complete >= wanted)
+            && (self.urgent
+                || (wanted > self.handed_lsn && complete >= wanted)
                 || self.last_position.elapsed() >= POSITION_INTERVAL);
         if self.sender.is_empty() && (self.assembler.has_changes() || position_due) {
             self.hand_over().await?;
@@ -400,7 +408,10 @@ impl<'a> Stream<'a> {
         }
         let silent = self.last_received.elapsed();
         if silent >= SILENCE * 3 {
-            return Err(ConnectorError::transient("PG_CONNECTION", format!("the server was silent for {silent:?}")));
+            return Err(ConnectorError::transient(
+                "PG_CONNECTION",
+                format!("the server was silent for {silent:?}"),
+            ));
         }
         let mut deadline = self.last_status + self.plan.status_interval;
         if moved && self.sender.is_empty() {

@@ -81,7 +81,9 @@ fn owned(value: ValueRef<'_>) -> Result<ValueRef<'static>, RecordError> {
         ValueRef::Bytes(bytes) => ValueRef::Bytes(Cow::Owned(bytes.into_owned())),
         ValueRef::Hex(digits) => ValueRef::Bytes(Cow::Owned(from_hex(digits)?)),
         ValueRef::Array(items) => ValueRef::Array(items.into_iter().map(owned).collect::<Result<_, _>>()?),
-        ValueRef::Struct(fields) => ValueRef::Struct(fields.into_iter().map(owned).collect::<Result<_, _>>()?),
+        ValueRef::Struct(fields) => {
+            ValueRef::Struct(fields.into_iter().map(owned).collect::<Result<_, _>>()?)
+        }
         ValueRef::Map(_) => return Err(malformed("a value that an array can hold")),
     })
 }

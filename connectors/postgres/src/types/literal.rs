@@ -31,7 +31,9 @@ pub fn constant(expression: &str) -> Constant {
     };
     let is_cast = rest.is_empty()
         || (rest.starts_with("::")
-            && rest.chars().all(|c| c.is_alphanumeric() || matches!(c, ':' | ' ' | '"' | '(' | ')' | ',' | '_' | '.' | '[' | ']')));
+            && rest.chars().all(|c| {
+                c.is_alphanumeric() || matches!(c, ':' | ' ' | '"' | '(' | ')' | ',' | '_' | '.' | '[' | ']')
+            }));
     // `'x'::text || …`, and casts that compute (`'now'::text::date`, `'seq'::regclass`).
     if !is_cast || rest.matches("::").count() > 1 || rest.contains("regclass") {
         return Constant::Computed;
@@ -43,7 +45,11 @@ pub fn constant(expression: &str) -> Constant {
         "NULL" => Constant::Null,
         "true" => Constant::Text("t".to_owned()),
         "false" => Constant::Text("f".to_owned()),
-        number if !number.is_empty() && number.parse::<f64>().is_ok() && !number.contains(['n', 'i', 'N', 'I']) => {
+        number
+            if !number.is_empty()
+                && number.parse::<f64>().is_ok()
+                && !number.contains(['n', 'i', 'N', 'I']) =>
+        {
             Constant::Text(body)
         }
         _ => Constant::Computed,
@@ -96,7 +102,9 @@ fn unscaled(digits: &str, scale: usize) -> Option<Vec<u8>> {
     let bytes = number.to_be_bytes();
     let redundant = bytes
         .windows(2)
-        .take_while(|pair| matches!(pair, [0, next] if next & 0x80 == 0) || matches!(pair, [0xff, next] if next & 0x80 != 0))
+        .take_while(|pair| {
+            matches!(pair, [0, next] if next & 0x80 == 0) || matches!(pair, [0xff, next] if next & 0x80 != 0)
+        })
         .count();
     bytes.get(redundant..).map(<[u8]>::to_vec)
 }
@@ -115,7 +123,13 @@ mod tests {
         assert_eq!(constant("12.50"), text("12.50"));
         assert_eq!(constant("true"), text("t"));
         assert_eq!(constant("NULL::character varying"), Constant::Null);
-        for computed in ["now()", "nextval('s'::regclass)", "'a'::text || 'b'::text", "CURRENT_TIMESTAMP", "'now'::text::date"] {
+        for computed in [
+            "now()",
+            "nextval('s'::regclass)",
+            "'a'::text || 'b'::text",
+            "CURRENT_TIMESTAMP",
+            "'now'::text::date",
+        ] {
             assert_eq!(constant(computed), Constant::Computed, "{computed}");
         }
         assert_eq!(unscaled("12.5", 2), Some(vec![0x04, 0xe2]));

@@ -69,7 +69,8 @@ impl ServerMessage {
                 return Ok(message);
             }
             // Errors before authentication may come in another encoding: show what can be shown.
-            let end = cursor.rest().iter().position(|b| *b == 0).ok_or(DecodeError::Truncated("error field"))?;
+            let end =
+                cursor.rest().iter().position(|b| *b == 0).ok_or(DecodeError::Truncated("error field"))?;
             let text = String::from_utf8_lossy(cursor.bytes(end, "error field")?).into_owned();
             cursor.u8("error field")?;
             match field {

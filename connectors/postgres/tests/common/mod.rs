@@ -13,8 +13,8 @@ use std::{
 };
 
 use rowstream_api::{
-    Change, ChangeView, Class, ConnectorError, Gauges, Op, RowView, SourceBatch, SourceConnector, SourceOffsets,
-    SourceTask, TableSchema, TaskContext, ValueRef,
+    Change, ChangeView, Class, ConnectorError, Gauges, Op, RowView, SourceBatch, SourceConnector,
+    SourceOffsets, SourceTask, TableSchema, TaskContext, ValueRef,
 };
 use rowstream_postgres::{
     connection::Connection,
@@ -95,14 +95,19 @@ impl Database {
         loop {
             self.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database() AND active").await;
             self.sql.client.batch_execute(drop_slots).await.ok();
-            let left: i64 =
-                self.one("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").await;
+            let left: i64 = self
+                .one("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
+                .await;
             if left == 0 || tokio::time::Instant::now() > deadline {
                 break;
             }
         }
         let admin = plan_with("postgres", serde_json::json!({})).connection.connect().await.unwrap();
-        admin.client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).await.unwrap();
+        admin
+            .client
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
+            .await
+            .unwrap();
     }
 }
 
@@ -153,7 +158,8 @@ fn event(view: &ChangeView<'_>) -> Event {
         Change::Delete { before } => (Some(row(before)), None, false),
         Change::Truncate => (None, None, false),
     };
-    let key_of = |row: &Vec<String>| view.table.key_columns.iter().map(|i| row[*i].clone()).collect::<Vec<_>>();
+    let key_of =
+        |row: &Vec<String>| view.table.key_columns.iter().map(|i| row[*i].clone()).collect::<Vec<_>>();
     let key = after.as_ref().or(before.as_ref()).filter(|_| view.table.key.is_some()).map(key_of);
     Event {
         op: view.change.op(),
