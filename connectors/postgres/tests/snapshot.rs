@@ -1,4 +1,5 @@
 //! The snapshot against a real server, beside concurrent writers, with the task dropped at any moment.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::too_many_lines, reason = "test code")]
 
 mod common;
 

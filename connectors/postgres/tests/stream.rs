@@ -1,4 +1,5 @@
 //! The stream against a real server.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::too_many_lines, reason = "test code")]
 
 mod common;
 

@@ -213,7 +213,7 @@ async fn settle(connection: &mut RawConnection) -> Result<(), ConnectorError> {
 
 /// Moves the progress past a delivered chunk.
 pub fn advance(progress: &mut SnapshotProgress, chunk: &ReadChunk, gauges: &Gauges) {
-    progress.begun |= chunk.len() > 0;
+    progress.begun |= !chunk.is_empty();
     #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
     gauges.add("snapshot_rows", chunk.len() as f64);
     if chunk.finished {
