@@ -158,7 +158,7 @@ fn times() -> Vec<Case> {
             "date",
             named(T::Int32, "io.debezium.time.Date"),
             "date",
-            vec![(n(0), "1970-01-01"), (n(-1_000_000), "0769-01-28 BC")],
+            vec![(n(0), "1970-01-01"), (n(-1_000_000), "0769-02-04 BC")],
         ),
         case(
             "time3",
