@@ -440,7 +440,7 @@ impl Applier<'_> {
             Failure::Ours(error) if error.code == UNAVAILABLE_CODE => {
                 Ok(RecordError::new(Stage::TaskPut, UNAVAILABLE_CODE, error.message))
             }
-            other => Err(other),
+            other @ (Failure::Server(_) | Failure::Ours(_)) => Err(other),
         })
     }
 }
