@@ -15,10 +15,7 @@
 //! | [`daemon`] | opens everything in order, runs until told to stop, closes in the opposite order |
 
 pub mod admin;
-<<<<<<< HEAD
-=======
 pub mod cli;
->>>>>>> admin
 pub mod config;
 pub mod daemon;
 pub mod pipeline;

@@ -20,12 +20,9 @@ pub mod offset;
 pub mod preflight;
 pub mod replication;
 pub mod setup;
-<<<<<<< HEAD
 pub mod sink;
 pub mod sink_config;
-=======
 pub mod snapshot;
->>>>>>> pgsource
 pub mod source;
 pub mod source_config;
 pub mod stream;
