@@ -36,7 +36,7 @@ impl Action {
         let columns: Vec<&ColumnPlan> = indexes.iter().filter_map(|i| plan.columns.get(*i)).collect();
         match self {
             Self::Delete => {
-                format!("DELETE FROM {} AS t USING {} WHERE {}", plan.table, rows(&columns, ""), join(plan))
+                format!("DELETE FROM {} AS t USING {} WHERE {}", plan.table, rows(&columns), join(plan))
             }
             Self::Write(_) => write_sql(plan, &columns, mode),
             Self::Update(_) => {
@@ -46,12 +46,12 @@ impl Action {
                     .skip(plan.keys)
                     .map(|(i, column)| format!("{} = k.c{i}{}", column.name, column.assign))
                     .collect();
-                let (table, assigned, rows) = (&plan.table, assigned.join(", "), rows(&columns, ""));
+                let (table, assigned, rows) = (&plan.table, assigned.join(", "), rows(&columns));
                 format!("UPDATE {table} AS t SET {assigned} FROM {rows} WHERE {}", join(plan))
             }
             Self::Missing => format!(
                 "SELECT k.n FROM {} WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})",
-                rows(&columns, " WITH ORDINALITY"),
+                numbered_rows(&columns),
                 plan.table,
                 join(plan)
             ),
@@ -59,19 +59,27 @@ impl Action {
     }
 }
 
-/// `ROWS FROM (unnest($1::int4[]), …) AS k(c0, …)`
-fn rows(columns: &[&ColumnPlan], ordinality: &str) -> String {
-    let mut parameters = String::new();
-    let mut names = String::new();
+/// `(SELECT unnest($1::int4[]) AS c0, …) AS k`: in step, row by row. As a function scan each array would be stored
+/// whole before the first row comes out.
+fn rows(columns: &[&ColumnPlan]) -> String {
+    let mut sql = String::new();
     for (i, column) in columns.iter().enumerate() {
         let comma = if i == 0 { "" } else { ", " };
         // Writing to a String can't fail.
-        write!(parameters, "{comma}pg_catalog.unnest(${}::{}[])", i + 1, column.wire.sql())
-            .unwrap_or_default();
-        write!(names, "{comma}c{i}").unwrap_or_default();
+        write!(sql, "{comma}{} AS c{i}", array(i, column)).unwrap_or_default();
     }
-    let n = if ordinality.is_empty() { "" } else { ", n" };
-    format!("ROWS FROM ({parameters}){ordinality} AS k({names}{n})")
+    format!("(SELECT {sql}) AS k")
+}
+
+/// The same with its ordinal as `n`.
+fn numbered_rows(columns: &[&ColumnPlan]) -> String {
+    let arrays: Vec<String> = columns.iter().enumerate().map(|(i, column)| array(i, column)).collect();
+    let names: Vec<String> = (0..columns.len()).map(|i| format!("c{i}")).collect();
+    format!("ROWS FROM ({}) WITH ORDINALITY AS k({}, n)", arrays.join(", "), names.join(", "))
+}
+
+fn array(i: usize, column: &ColumnPlan) -> String {
+    format!("pg_catalog.unnest(${}::{}[])", i + 1, column.wire.sql())
 }
 
 fn join(plan: &TablePlan) -> String {
@@ -90,7 +98,7 @@ fn write_sql(plan: &TablePlan, columns: &[&ColumnPlan], mode: WriteMode) -> Stri
         plan.table,
         names.join(", "),
         values.join(", "),
-        rows(columns, "")
+        rows(columns)
     );
     if mode == WriteMode::Upsert && !plan.replace {
         let (key, others) = names.split_at_checked(plan.keys).unwrap_or((&names, &[]));
