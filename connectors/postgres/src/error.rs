@@ -14,7 +14,7 @@ pub fn classify(sqlstate: &str) -> (Class, &'static str) {
         "42703" => (Class::Config, "PG_NO_COLUMN"),
         "42804" | "42846" => (Class::Config, "PG_COLUMN_TYPE"),
         "42710" | "42P07" => (Class::Config, "PG_DUPLICATE_OBJECT"),
-        "23502" | "23503" | "23514" | "23P01" => (Class::Fatal, "PG_DATA"),
+        "21000" | "23502" | "23503" | "23514" | "23P01" => (Class::Fatal, "PG_DATA"),
         "23505" => (Class::Fatal, "PG_UNIQUE"),
         "0A000" => (Class::Config, "PG_UNSUPPORTED"),
         "53100" => (Class::Transient, "PG_DISK_FULL"),
