@@ -301,3 +301,31 @@ impl<T: SinkTask> AnySinkTask for T {
         SinkTask::close(self).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rowstream_testkit::{fields_are_sound, missing_fields_are_refused};
+
+    use super::*;
+    use crate::config::{connector::FRAME_FIELDS, worker::WORKER_FIELDS};
+
+    #[test]
+    fn every_connector_passes_the_batteries() {
+        fields_are_sound("worker.yaml", WORKER_FIELDS);
+        fields_are_sound("connector frame", FRAME_FIELDS);
+        for plugin in plugins() {
+            fields_are_sound(plugin.name, plugin.fields);
+            missing_fields_are_refused(plugin.name, plugin.fields, |config| {
+                let mut document = Map::new();
+                document.insert("name".to_owned(), Value::from("n"));
+                document.insert("connector".to_owned(), Value::from(plugin.name));
+                if plugin.kind == PluginKind::Sink {
+                    document.insert("topics".to_owned(), Value::from(vec!["t"]));
+                }
+                document.insert("config".to_owned(), Value::Object(config));
+                let planned = ConnectorSpec::from_document(document).and_then(|spec| plan(&spec).map(drop));
+                planned.err().map(|e| e.to_string()).unwrap_or_default()
+            });
+        }
+    }
+}
