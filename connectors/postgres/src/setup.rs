@@ -10,7 +10,7 @@ use crate::{
     catalog::CapturedTable,
     error::from_postgres,
     ident::{QuotedIdent, TableName},
-    offset::{Lsn, SystemState},
+    offset::{Lsn, SlotState, SystemState},
     replication::RawConnection,
     source_config::{PublicationMode, SourcePlan},
     table::topic_name,
@@ -180,6 +180,33 @@ pub async fn ensure_publication(
             Ok(())
         }
     }
+}
+
+/// Where a slot that exists already, but that no position is stored of, can be read from.
+///
+/// # Errors
+/// It is of another plugin or database, or still being created.
+pub fn usable_slot(plan: &SourcePlan, slot: &SlotState) -> Result<u64, ConnectorError> {
+    let name = &plan.slot;
+    if slot.plugin.as_deref() != Some("pgoutput")
+        || slot.database.as_deref() != Some(plan.connection.config.database.as_str())
+    {
+        return Err(ConnectorError::config(
+            "PG_SLOT_FOREIGN",
+            format!(
+                "replication slot `{name}` exists, with another plugin than pgoutput or for another database"
+            ),
+        )
+        .remedy("choose another slot_name"));
+    }
+    slot.confirmed_flush_lsn.ok_or_else(|| {
+        let pid = slot.active_pid.map_or_else(|| "nobody".to_owned(), |pid| format!("pid {pid}"));
+        ConnectorError::transient(
+            "PG_SLOT_BLOCKED",
+            format!("replication slot `{name}` is still being created, by {pid}"),
+        )
+        .remedy("an open transaction is in its way; creation is tried again")
+    })
 }
 
 /// Creates the slot and answers its consistent point. While an open transaction is in the way, says which one; gives up

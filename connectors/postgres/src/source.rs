@@ -115,8 +115,8 @@ impl PostgresSourceTask {
         let offset = match stored {
             Some(stored) => StoredOffset { timeline: system.timeline, ..stored },
             None => {
-                let lsn = match slot.and_then(|slot| slot.confirmed_flush_lsn) {
-                    Some(confirmed) => confirmed,
+                let lsn = match slot {
+                    Some(slot) => setup::usable_slot(&plan, &slot)?,
                     None => setup::create_slot(&mut control, &sql.client, &plan, &cx.gauges).await?,
                 };
                 first_offset(&plan, &system, lsn, &captured)

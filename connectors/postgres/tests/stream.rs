@@ -392,3 +392,27 @@ async fn tls_and_channel_binding_are_used() {
     db.remove().await;
     admin.client.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_was_missing_is_a_loss_that_is_said() {
+    let db = Database::new().await;
+    db.run("CREATE TABLE a (id int PRIMARY KEY)").await;
+    let mut drain = Drain::start(db.plan(json!({}))).await;
+    db.run("INSERT INTO a VALUES (1)").await;
+    drain.until_count(1).await;
+    let name = drain.plan.publication.clone();
+    // Dropped, written to, and created again: 13 to 17 stop with an error, 18 skips the row with a warning.
+    db.run(&format!("DROP PUBLICATION {name}")).await;
+    db.run("INSERT INTO a VALUES (2)").await;
+    db.run(&format!("CREATE PUBLICATION {name} FOR TABLE a")).await;
+    db.run("INSERT INTO a VALUES (3)").await;
+    let error = loop {
+        match drain.step().await {
+            Ok(changes) => assert_eq!(changes, 0),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.class, error.code), (Class::Fatal, "PG_PUBLICATION_MISSING"), "{error:?}");
+    drain.task = None;
+    db.remove().await;
+}

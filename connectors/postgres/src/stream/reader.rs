@@ -31,7 +31,7 @@ use crate::{
     connection::ConnectionPlan,
     ident::QuotedIdent,
     offset::Lsn,
-    replication::{Purpose, RawConnection, malformed},
+    replication::{Purpose, RawConnection, malformed, server_error},
     wire::{
         copy::{Reply, Status},
         frame::ServerMessage,
@@ -225,7 +225,10 @@ struct Stream<'a> {
     /// The server asked for a reply: the position must not wait.
     urgent: bool,
     window: (Instant, usize),
+    /// Much is coming.
     busy: bool,
+    /// The last read was so large that a pause would only let more pile up.
+    behind: bool,
 }
 
 impl<'a> Stream<'a> {
@@ -275,6 +278,7 @@ impl<'a> Stream<'a> {
             urgent: false,
             window: (now, 0),
             busy: false,
+            behind: false,
         })
     }
 
@@ -303,7 +307,7 @@ impl<'a> Stream<'a> {
                     let reply_requested = self.assembler.message(self.connection.body(end))?;
                     self.urgent |= reply_requested;
                 }
-                b'E' => return Err(crate::replication::server_error(self.connection.body(end))),
+                b'E' => return Err(self.stream_error(end)),
                 b'N' => self.notice(end)?,
                 b'c' => return Err(ConnectorError::transient("PG_SHUTDOWN", "the server ended the stream")),
                 _ => {}
@@ -321,18 +325,38 @@ impl<'a> Stream<'a> {
     fn notice(&self, end: usize) -> Result<(), ConnectorError> {
         let notice = ServerMessage::decode(self.connection.body(end)).map_err(malformed)?;
         if notice.sqlstate == "55000" && notice.message.contains(&self.plan.publication) {
-            return Err(ConnectorError::fatal(
-                "PG_PUBLICATION_MISSING",
-                format!(
-                    "publication `{}` did not exist at this point of the WAL, and the server skips what was written \
-                     meanwhile: {}",
-                    self.plan.publication, notice.message
-                ),
-            )
-            .remedy("delete the connector's offsets and its slot to start over with a new snapshot"));
+            return Err(self.publication_missing(&notice.message));
         }
         tracing::debug!(sqlstate = notice.sqlstate, "the server sent a notice");
         Ok(())
+    }
+
+    /// An error inside the stream. One about the publication or the WAL stays, however often it is tried: the server
+    /// looks the publication up as it was at that point of the WAL.
+    fn stream_error(&self, end: usize) -> ConnectorError {
+        let body = self.connection.body(end);
+        match ServerMessage::decode(body) {
+            Ok(said) if said.sqlstate == "42704" => self.publication_missing(&said.message),
+            Ok(said) if said.sqlstate == "55000" => {
+                crate::offset::cannot_start(&self.plan.slot, &said.sqlstate, server_error(body))
+            }
+            Ok(_) | Err(_) => server_error(body),
+        }
+    }
+
+    fn publication_missing(&self, said: &str) -> ConnectorError {
+        ConnectorError::fatal(
+            "PG_PUBLICATION_MISSING",
+            format!(
+                "publication `{}` did not exist at a point of the WAL that is still to be read, so what was written \
+                 then can't be captured: {said}",
+                self.plan.publication
+            ),
+        )
+        .remedy(
+            "delete the connector's offsets and its slot to start over with a new snapshot; alter a publication \
+             instead of dropping it",
+        )
     }
 
     /// Hands the batch over, waiting for room; the server hears from us meanwhile.
@@ -359,7 +383,7 @@ impl<'a> Stream<'a> {
     }
 
     async fn read(&mut self) -> Result<Step, ConnectorError> {
-        if self.busy {
+        if self.busy && !self.behind {
             std::thread::sleep(PAUSE);
         }
         let now = tokio::select! {
@@ -380,9 +404,7 @@ impl<'a> Stream<'a> {
             self.busy = self.window.1 >= BUSY_BYTES_PER_WINDOW && elapsed < WINDOW * 4;
             self.window = (self.last_received, 0);
         }
-        if bytes >= LARGE_READ_BYTES {
-            self.busy = false;
-        }
+        self.behind = bytes >= LARGE_READ_BYTES;
     }
 
     /// Nothing is there to read.
@@ -394,7 +416,10 @@ impl<'a> Stream<'a> {
             && (self.urgent
                 || (wanted > self.handed_lsn && complete >= wanted)
                 || self.last_position.elapsed() >= POSITION_INTERVAL);
-        if self.sender.is_empty() && (self.assembler.has_changes() || position_due) {
+        // Much is coming, so more will be here in a moment: small batches would only cost.
+        let lingers = self.busy && self.last_position.elapsed() < WINDOW;
+        let changes_due = self.assembler.has_changes() && !lingers;
+        if self.sender.is_empty() && (changes_due || position_due) {
             self.hand_over().await?;
         }
         if self.urgent || self.control.flushed.load(Ordering::SeqCst) > self.sent_flushed {
@@ -416,6 +441,9 @@ impl<'a> Stream<'a> {
         let mut deadline = self.last_status + self.plan.status_interval;
         if moved && self.sender.is_empty() {
             deadline = deadline.min(self.last_position + POSITION_INTERVAL);
+        }
+        if lingers {
+            deadline = deadline.min(self.last_position + WINDOW);
         }
         if asking {
             deadline = deadline.min(self.last_ask + ASK_INTERVAL);
