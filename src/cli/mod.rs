@@ -1,1 +1,116 @@
-//! Command line.
+//! The command line: one file per subcommand.
+//!
+//! `run` and `validate` read configuration files; all others but `describe` and `version` talk HTTP to a running daemon. Output goes
+//! to standard output through one writer, log lines and failures to standard error. A closed pipe ends a command quietly.
+
+mod client;
+mod connectors;
+mod describe;
+mod exit;
+mod offsets;
+mod run;
+mod schemas;
+mod status;
+mod table;
+#[cfg(test)]
+mod tests;
+mod topics;
+mod validate;
+
+use std::{
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use exit::{EXIT_CODES, Exit, Failure};
+
+/// Captures row changes from databases, exactly once, and delivers them to databases and webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "rowstream", version, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run(run::RunArgs),
+    /// Check worker.yaml and every connector file, then connect and check the other side
+    Validate(validate::ValidateArgs),
+    /// Show every connector and whatever is not well
+    Status(status::StatusArgs),
+    /// List, show, steer and create connectors
+    #[command(visible_alias = "connector")]
+    Connectors(connectors::ConnectorsArgs),
+    /// Show or forget where a connector stands
+    Offsets(offsets::OffsetsArgs),
+    /// List topics and read their records
+    #[command(visible_alias = "topic")]
+    Topics(topics::TopicsArgs),
+    /// List and show registered schemas
+    #[command(visible_alias = "schema")]
+    Schemas(schemas::SchemasArgs),
+    /// Explain every setting of worker.yaml or of a connector
+    Describe(describe::DescribeArgs),
+    /// Print the version
+    Version,
+}
+
+/// The whole program: reads the arguments, does what they say, answers the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as errors too, for standard output.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&Failure::Failed(format!("start the runtime: {error}"))).into(),
+    };
+    let mut out = BufWriter::new(io::stdout());
+    let outcome = runtime.block_on(cli.command.execute(&mut out));
+    match outcome.and_then(|()| out.flush().map_err(Failure::from)) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            // Whatever was found before the failure is worth seeing; that it can't be written is no news then.
+            drop(out.flush());
+            complain(&failure).into()
+        }
+    }
+}
+
+fn complain(failure: &Failure) -> Exit {
+    if let Some(text) = failure.text() {
+        // There is nobody left to tell when standard error is closed.
+        drop(writeln!(io::stderr(), "rowstream: {text}"));
+    }
+    failure.exit()
+}
+
+impl Command {
+    async fn execute(self, out: &mut dyn Write) -> Result<(), Failure> {
+        match self {
+            Self::Run(args) => run::run(args).await,
+            Self::Validate(args) => validate::validate(args, out).await,
+            Self::Status(args) => status::status(args, out).await,
+            Self::Connectors(args) => connectors::connectors(args, out).await,
+            Self::Offsets(args) => offsets::offsets(args, out).await,
+            Self::Topics(args) => topics::topics(args, out).await,
+            Self::Schemas(args) => schemas::schemas(args, out).await,
+            Self::Describe(args) => describe::describe(&args, out),
+            Self::Version => Ok(writeln!(out, "rowstream {}", env!("CARGO_PKG_VERSION"))?),
+        }
+    }
+}
+
+/// The daemon's own JSON.
+fn print_json(value: &serde_json::Value, out: &mut dyn Write) -> Result<(), Failure> {
+    Ok(writeln!(out, "{value:#}")?)
+}

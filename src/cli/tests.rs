@@ -1,0 +1,78 @@
+//! Arguments, tables and reports.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{CommandFactory, Parser};
+use serde_json::json;
+
+use super::{Cli, describe, exit::Exit, status};
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+    for line in [
+        "rowstream run --config worker.yaml --log-format json",
+        "rowstream validate -c worker.yaml --offline shop",
+        "rowstream connectors create shop.yaml --stopped --url http://x:1",
+        "rowstream connectors restart shop --only-failed",
+        "rowstream topics read t --follow --from-beginning --limit 3 --partition 0 --json",
+        "rowstream describe webhook",
+    ] {
+        if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+            panic!("{line}: {error}");
+        }
+    }
+    let error =
+        Cli::try_parse_from(["rowstream", "topics", "read", "t", "--offset", "1", "--from-beginning"]);
+    assert_eq!(error.unwrap_err().exit_code(), Exit::Usage as i32);
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    let help = Cli::command().render_long_help().to_string();
+    for exit in [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unavailable, Exit::Config] {
+        assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?} is not in:\n{help}");
+    }
+}
+
+#[test]
+fn status_shows_each_connector_and_what_to_do() {
+    let body = json!({
+        "status": "not ready",
+        "problems": [{ "problem": "task is FAILED", "connector": "shop", "task": 0,
+                       "detail": "PG_X: create slot: denied\nwhat to do: GRANT …" }],
+        "connectors": [{
+            "name": "shop", "class": "postgres-source", "connector": { "state": "RUNNING" },
+            "delivery": { "promise": "exactly_once" },
+            "tasks": [{ "id": 0, "state": "FAILED",
+                        "progress": { "records": 12, "last_commit_ms": 5_000, "notes": { "w": "waits" } } }],
+        }],
+    });
+    let mut out = Vec::new();
+    status::write(&body, UNIX_EPOCH + Duration::from_secs(65), &mut out).unwrap();
+    let expected = "\
+NAME  CONNECTOR        STATE    TASKS     RECORDS  LAST COMMIT  DELIVERY      NOTES
+shop  postgres-source  RUNNING  1 FAILED  12       60 s ago     exactly once  waits
+
+shop task 0: task is FAILED
+    PG_X: create slot: denied
+    what to do: GRANT …
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn the_reference_is_fresh() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/reference");
+    let expected = describe::reference();
+    let mut names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
+    for (name, text) in expected {
+        let found = std::fs::read_to_string(directory.join(&name)).unwrap_or_default();
+        assert_eq!(found, text, "{name} is stale: run `cargo run -- describe --markdown config/reference`");
+    }
+    let entries = std::fs::read_dir(&directory).unwrap();
+    let mut found: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    found.sort();
+    assert_eq!(found, names, "a page of something that is gone");
+}
