@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,7 +26,10 @@ use crate::{
         LogError, TopicLog,
         embedded::{EmbeddedConfig, EmbeddedLog},
     },
-    worker::{Exclusive, Worker, WorkerContext, WorkerError, files::{self, FileProblems}},
+    worker::{
+        Exclusive, Worker, WorkerContext, WorkerError,
+        files::{self, FileProblems},
+    },
 };
 
 /// How long open requests may take to finish at stop.
@@ -87,7 +94,8 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let mut admin = JoinSet::new();
     let until = stop.clone();
     admin.spawn(async move {
-        let server = axum::serve(listener, admin::router(state)).with_graceful_shutdown(until.cancelled_owned());
+        let server =
+            axum::serve(listener, admin::router(state)).with_graceful_shutdown(until.cancelled_owned());
         if let Err(error) = server.await {
             tracing::error!(%error, "the admin server ended");
         }
@@ -117,7 +125,12 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     Ok(())
 }
 
-async fn stop_all(worker: &Worker, watcher: &mut JoinSet<()>, admin: &mut JoinSet<()>, stop: &CancellationToken) {
+async fn stop_all(
+    worker: &Worker,
+    watcher: &mut JoinSet<()>,
+    admin: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
     stop.cancel();
     // The watcher goes first, so that it starts nothing while the worker stops.
     while watcher.join_next().await.is_some() {}

@@ -10,8 +10,12 @@
 //! | [`topic_log`] | the spine: records and offsets, committed together |
 //! | [`schema_registry`] | Confluent's registry, built in |
 //! | [`telemetry`] | every metric name; log lines |
+//! | [`admin`] | HTTP: Kafka Connect's REST API, health, metrics, topics |
+//! | [`cli`] | one file per subcommand |
+//! | [`daemon`] | opens everything in order, runs until told to stop, closes in the opposite order |
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod pipeline;

@@ -110,6 +110,9 @@ mod tests {
             [{"type":"bytes","logicalType":"decimal","precision":10,"scale":2},"null"]}]}"#;
         let schema = SchemaText::parse(text).unwrap();
         assert!(schema.text.contains("logicalType"));
-        assert!(SchemaText::parse(r#"{"type":"record","name":"R","fields":[{"name":"n","type":"nope"}]}"#).is_err());
+        assert!(
+            SchemaText::parse(r#"{"type":"record","name":"R","fields":[{"name":"n","type":"nope"}]}"#)
+                .is_err()
+        );
     }
 }

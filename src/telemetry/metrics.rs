@@ -162,13 +162,21 @@ impl Metrics {
         }
     }
 
-    /// The page for `/metrics`, with what the log says of itself.
-    #[must_use]
-    pub fn render(&self, log: &LogHealth) -> String {
-        self.render_at(log, epoch_ms(SystemTime::now()))
+    /// Sets the state of a task, one of [`STATES`]; of one that has no series, nothing.
+    pub fn set_task_state(&self, connector: &str, task: usize, state: &'static str) {
+        let living = self.0.lock().get(&(connector.to_owned(), task)).and_then(Weak::upgrade);
+        if let Some(series) = living {
+            series.set_state(state);
+        }
     }
 
-    fn render_at(&self, log: &LogHealth, now_ms: i64) -> String {
+    /// The page for `/metrics`, with what the log says of itself and the state of each connector.
+    #[must_use]
+    pub fn render(&self, log: &LogHealth, connectors: &[(&str, &str)]) -> String {
+        self.render_at(log, connectors, epoch_ms(SystemTime::now()))
+    }
+
+    fn render_at(&self, log: &LogHealth, connectors: &[(&str, &str)], now_ms: i64) -> String {
         // Dropped only after the lock is released: the last handle's drop takes it.
         let living: Vec<Arc<Series>> = self.0.lock().values().filter_map(Weak::upgrade).collect();
         for series in &living {
@@ -180,6 +188,7 @@ impl Metrics {
         }
         let mut families = self.0.registry.gather();
         families.extend(reported::log_families(log));
+        families.extend(reported::connector_states(connectors));
         families.extend(reported::connector_families(&living));
         families.extend(Usage::read().map(reported::process_families).unwrap_or_default());
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
@@ -226,6 +235,13 @@ impl Series {
     fn labels(&self) -> [String; 2] {
         [self.key.0.clone(), self.key.1.to_string()]
     }
+    fn set_state(&self, state: &'static str) {
+        let [connector, task] = self.labels();
+        for each in STATES {
+            let series = self.shared.families.task_state.with_label_values(&[&connector, &task, each]);
+            series.set(if each == state { 1.0 } else { 0.0 });
+        }
+    }
     fn gauges(&self) -> Vec<(&'static str, f64)> {
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner).values()
     }
@@ -245,11 +261,7 @@ impl Drop for Series {
 impl TaskMetrics {
     /// The state the task is in, one of [`STATES`].
     pub fn state(&self, state: &'static str) {
-        let [connector, task] = self.series.labels();
-        for each in STATES {
-            let series = self.series.shared.families.task_state.with_label_values(&[&connector, &task, each]);
-            series.set(if each == state { 1.0 } else { 0.0 });
-        }
+        self.series.set_state(state);
     }
     /// The task was started again.
     pub fn restarted(&self) {

@@ -19,6 +19,11 @@ const fn of_process(name: &'static str, help: &'static str) -> Name {
     Name { name, labels: &[], help }
 }
 
+pub(super) const CONNECTOR_STATE: Name = Name {
+    name: "rowstream_connector_state",
+    labels: &["connector", "state"],
+    help: "1 for the state that the connector is in, 0 for the others",
+};
 pub(super) const TASK_STATE: Name = Name {
     name: "rowstream_task_state",
     labels: &["connector", "task", "state"],

@@ -269,3 +269,48 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotState>, Conn
         wal_status: row.get(5),
     }))
 }
+
+/// What a publication carries of a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Its columns; `None` before version 15, where it is all of them.
+    pub columns: Option<Vec<String>>,
+    /// Which rows, as an expression.
+    pub filter: Option<String>,
+}
+
+/// Asks what the publication carries of a table.
+///
+/// # Errors
+/// The server's.
+pub async fn published(
+    client: &Client,
+    publication: &str,
+    table: &TableName,
+) -> Result<Published, ConnectorError> {
+    if server_version(client).await? < 150_000 {
+        return Ok(Published::default());
+    }
+    let sql = "SELECT attnames::text[], rowfilter FROM pg_publication_tables
+                WHERE pubname = $1 AND schemaname = $2 AND tablename = $3";
+    let row = client
+        .query_opt(sql, &[&publication, &table.schema.bare(), &table.table.bare()])
+        .await
+        .map_err(from_postgres)
+        .attempting(|| format!("look up what is published of `{}`", table.plain()))?;
+    Ok(row.map(|row| Published { columns: row.get(0), filter: row.get(1) }).unwrap_or_default())
+}
+
+/// Types by name, as a cast takes them; without modifiers, because those could cut a value.
+///
+/// # Errors
+/// The server's.
+pub async fn type_names(client: &Client, oids: &[u32]) -> Result<Vec<String>, ConnectorError> {
+    let sql = "SELECT format_type(o, -1) FROM unnest($1::oid[]) WITH ORDINALITY u(o, n) ORDER BY n";
+    let rows = client
+        .query(sql, &[&oids])
+        .await
+        .map_err(from_postgres)
+        .attempting(|| "name the key's types".into())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

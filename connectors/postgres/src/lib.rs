@@ -4,7 +4,8 @@
 //! class). The source and the sink never see each other.
 //!
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must exist
-//! upstream), [`replication`] and [`wire`] (the protocol), [`stream`] (changes), [`catalog`], [`table`], [`types`] and
+//! upstream), [`replication`] and [`wire`] (the protocol), [`stream`] (changes), [`snapshot`] (rows that are there
+//! already), [`catalog`], [`table`], [`types`] and
 //! [`tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
 //!
 //! The sink: [`sink_config`] and [`sink`].
@@ -21,6 +22,7 @@ pub mod replication;
 pub mod setup;
 pub mod sink;
 pub mod sink_config;
+pub mod snapshot;
 pub mod source;
 pub mod source_config;
 pub mod stream;

@@ -209,14 +209,18 @@ const OWN_FIELDS: [FieldDoc; 12] = [
     },
 ];
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler: an index out of bounds would not compile"
+)]
 const fn all_fields() -> [FieldDoc; CONNECTION_FIELDS.len() + OWN_FIELDS.len()] {
     let mut all = [OWN_FIELDS[0]; CONNECTION_FIELDS.len() + OWN_FIELDS.len()];
     let mut i = 0;
     while i < all.len() {
-        all[i] = if i < CONNECTION_FIELDS.len() {
-            CONNECTION_FIELDS[i]
-        } else {
-            OWN_FIELDS[i - CONNECTION_FIELDS.len()]
+        let own = i.checked_sub(CONNECTION_FIELDS.len());
+        all[i] = match own {
+            Some(own) => OWN_FIELDS[own],
+            None => CONNECTION_FIELDS[i],
         };
         i += 1;
     }

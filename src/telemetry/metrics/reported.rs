@@ -22,6 +22,21 @@ pub(super) fn log_families(log: &LogHealth) -> Vec<MetricFamily> {
     std::iter::once(single(names::LOG_BLOCKED, blocked)).chain(values).collect()
 }
 
+/// One series for each connector and state, as for tasks; none when there is no connector.
+pub(super) fn connector_states(connectors: &[(&str, &str)]) -> Option<MetricFamily> {
+    let samples: Vec<Sample> = connectors
+        .iter()
+        .flat_map(|(connector, state)| {
+            super::STATES.iter().map(move |each| {
+                let labels = vec![("connector", (*connector).to_owned()), ("state", (*each).to_owned())];
+                (labels, if each == state { 1.0 } else { 0.0 })
+            })
+        })
+        .collect();
+    let Name { name, help, .. } = names::CONNECTOR_STATE;
+    (!samples.is_empty()).then(|| family(name.to_owned(), help, samples))
+}
+
 pub(super) fn connector_families(living: &[Arc<Series>]) -> Vec<MetricFamily> {
     let mut by_name: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
     for series in living {

@@ -3,7 +3,7 @@
 use super::*;
 
 fn page(metrics: &Metrics) -> String {
-    metrics.render_at(&LogHealth::default(), 10_000)
+    metrics.render_at(&LogHealth::default(), &[], 10_000)
 }
 
 fn at_ms(ms: u64) -> SystemTime {
@@ -59,7 +59,7 @@ fn an_idle_source_has_no_lag_and_a_stuck_one_has_more_and_more() {
     source.durable(&SourceWrite { commit_ms: Some((1_000, 1_000)), ..SourceWrite::default() }, at_ms(1_500));
     source.durable(&SourceWrite::default(), at_ms(9_500));
     assert_line(&page(&metrics), r#"rowstream_source_lag_seconds{connector="shop",task="0"} 0.5"#);
-    let later = metrics.render_at(&LogHealth::default(), 69_500);
+    let later = metrics.render_at(&LogHealth::default(), &[], 69_500);
     assert_line(&later, r#"rowstream_source_lag_seconds{connector="shop",task="0"} 60"#);
     assert_line(&later, r#"rowstream_source_last_commit_timestamp_seconds{connector="shop",task="0"} 1"#);
 }
@@ -128,7 +128,7 @@ fn series_live_as_long_as_some_handle_of_the_task() {
 fn the_log_and_the_process_are_exposed() {
     let metrics = Metrics::new("1").unwrap();
     let values = BTreeMap::from([("commits_total", 3.0), ("bytes_on_disk", 5.0)]);
-    let page = metrics.render(&LogHealth { blocked: Some("no space left".into()), values });
+    let page = metrics.render(&LogHealth { blocked: Some("no space left".into()), values }, &[]);
     assert_line(&page, "rowstream_log_blocked 1");
     assert_line(&page, "# TYPE rowstream_log_commits_total counter");
     assert_line(&page, "rowstream_log_commits_total 3");

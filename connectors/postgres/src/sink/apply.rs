@@ -36,6 +36,9 @@ const STATEMENTS_MAX: usize = 2_000;
 /// Culprits looked for at once; the rest are found by the next flush.
 const CULPRITS_MAX: usize = 1_000;
 
+/// Longest wait for the rollback of a failed transaction.
+const ROLLBACK_MAX: Duration = Duration::from_secs(5);
+
 /// Some rows of one segment and what to do with them; the unit of order, and of isolation.
 pub(crate) struct Step {
     /// None for a truncate.
@@ -164,9 +167,18 @@ impl Applier<'_> {
                 let rolled_back = self.rollback().await;
                 Err(rolled_back.err().map_or(Rejected::Conflict(from_postgres(error)), Rejected::Failed))
             }
-            Failure::Server(error) => Err(Rejected::Failed(from_postgres(error))),
-            Failure::Ours(error) => Err(Rejected::Failed(error)),
+            Failure::Server(error) => Err(self.give_up(from_postgres(error)).await),
+            Failure::Ours(error) => Err(self.give_up(error).await),
         }
+    }
+
+    /// Lets go of the transaction's locks, above all the fence's, as far as the connection still works.
+    async fn give_up(&self, error: ConnectorError) -> Rejected {
+        let rolled_back = tokio::time::timeout(ROLLBACK_MAX, self.rollback()).await;
+        if !matches!(rolled_back, Ok(Ok(()))) {
+            tracing::debug!(code = error.code, "the failed transaction ends with its connection");
+        }
+        Rejected::Failed(error)
     }
 
     /// Prepares before the transaction begins: its locks are then held no longer than its statements run.
@@ -428,7 +440,7 @@ impl Applier<'_> {
             Failure::Ours(error) if error.code == UNAVAILABLE_CODE => {
                 Ok(RecordError::new(Stage::TaskPut, UNAVAILABLE_CODE, error.message))
             }
-            other => Err(other),
+            other @ (Failure::Server(_) | Failure::Ours(_)) => Err(other),
         })
     }
 }

@@ -63,11 +63,14 @@ pub(crate) enum Added {
 /// Compiled plans and the fields of envelopes, by the addresses of schemas (which the values keep alive).
 #[derive(Debug, Default)]
 pub(crate) struct Plans {
-    plans: HashMap<(usize, usize), Vec<(TableName, Arc<TablePlan>)>>,
+    plans: HashMap<(usize, usize), PlansOfSchemas>,
     shapes: HashMap<usize, Shape>,
     kept: Vec<PlanRequest>,
     count: usize,
 }
+
+/// Nearly always one: a topic's records go to one table.
+type PlansOfSchemas = Vec<(TableName, Arc<TablePlan>)>;
 
 /// Where things stand in a value schema.
 #[derive(Debug, Clone)]
@@ -234,11 +237,10 @@ impl Encoder<'_> {
             }
             (Kind::Write(_) | Kind::Delete | Kind::Truncate, _) => take(&mut fields, envelope.after),
         };
-        let row = match image {
-            ValueRef::Struct(row) => Some(row),
-            _ if matches!(op, Kind::Write(_)) => return Err(no_after()),
-            _ => None,
-        };
+        let row = if let ValueRef::Struct(row) = image { Some(row) } else { None };
+        if row.is_none() && matches!(op, Kind::Write(_)) {
+            return Err(no_after());
+        }
         let source = envelope.source.and_then(|source| fields.get(source)).and_then(ValueRef::as_struct);
         let table = self.table(record, Some(envelope), source.unwrap_or(&[]), envelope.names);
         let key = if op == Kind::Truncate { None } else { self.key(record)? };
@@ -266,10 +268,8 @@ impl Encoder<'_> {
             return Ok(None);
         }
         let key = record.key.as_ref().ok_or_else(no_key)?;
-        match key.decode()? {
-            ValueRef::Struct(values) => Ok(Some(values)),
-            _ => Err(not_a_struct("key")),
-        }
+        let ValueRef::Struct(values) = key.decode()? else { return Err(not_a_struct("key")) };
+        Ok(Some(values))
     }
 
     fn append(

@@ -79,26 +79,22 @@ fn is_unavailable(value: &ValueRef<'_>) -> bool {
 
 fn body(wire: Wire, schema: &Schema, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
     match wire {
-        Wire::Bool => match value {
-            ValueRef::Bool(flag) => out.push(u8::from(*flag)),
-            _ => return Err(mismatch("a boolean")),
-        },
+        Wire::Bool => {
+            let ValueRef::Bool(flag) = value else { return Err(mismatch("a boolean")) };
+            out.push(u8::from(*flag));
+        }
         Wire::Int2 => out.extend_from_slice(&narrow::<i16>(int(value)?)?.to_be_bytes()),
         Wire::Int4 => out.extend_from_slice(&narrow::<i32>(int(value)?)?.to_be_bytes()),
         Wire::Int8 => out.extend_from_slice(&int(value)?.to_be_bytes()),
-        Wire::Float4 => match value {
-            ValueRef::Float32(number) => out.extend_from_slice(&number.to_be_bytes()),
-            _ => return Err(mismatch("a 32-bit float")),
-        },
-        Wire::Float8 => match value {
-            ValueRef::Float32(number) => out.extend_from_slice(&f64::from(*number).to_be_bytes()),
-            ValueRef::Float64(number) => out.extend_from_slice(&number.to_be_bytes()),
-            _ => return Err(mismatch("a float")),
-        },
-        Wire::Bytea => match value {
-            ValueRef::Bytes(bytes) => out.extend_from_slice(bytes),
-            _ => return Err(mismatch("bytes")),
-        },
+        Wire::Float4 => {
+            let ValueRef::Float32(number) = value else { return Err(mismatch("a 32-bit float")) };
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        Wire::Float8 => out.extend_from_slice(&double(value)?.to_be_bytes()),
+        Wire::Bytea => {
+            let ValueRef::Bytes(bytes) = value else { return Err(mismatch("bytes")) };
+            out.extend_from_slice(bytes);
+        }
         Wire::Date => out.extend_from_slice(&date(int(value)?)?.to_be_bytes()),
         Wire::Time => out.extend_from_slice(&micros(schema, value)?.to_be_bytes()),
         Wire::Timestamp | Wire::Timestamptz => {
@@ -267,6 +263,14 @@ fn write_bits(schema: &Schema, bytes: &[u8], out: &mut Vec<u8>) {
         let byte = bytes.get(bit / 8).copied().unwrap_or(0);
         out.push(b'0' + (byte >> (bit % 8) & 1));
     }
+}
+
+fn double(value: &ValueRef<'_>) -> Result<f64, RecordError> {
+    if let ValueRef::Float32(number) = value {
+        return Ok(f64::from(*number));
+    }
+    let ValueRef::Float64(number) = value else { return Err(mismatch("a float")) };
+    Ok(*number)
 }
 
 fn int(value: &ValueRef<'_>) -> Result<i64, RecordError> {

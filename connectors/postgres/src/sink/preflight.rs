@@ -19,7 +19,6 @@ const VERSION_MIN: i32 = 130_000;
 pub(crate) async fn preflight(plan: &PostgresSinkPlan) -> Result<(), ConnectorError> {
     let connection = plan.connection.connect().await?;
     let client = &connection.client;
-    let role = QuotedIdent::new(&plan.connection.config.user);
     let mut problems = Vec::new();
     let row = client
         .query_one(
@@ -42,6 +41,22 @@ pub(crate) async fn preflight(plan: &PostgresSinkPlan) -> Result<(), ConnectorEr
             "-- connect to the primary".to_owned(),
         ));
     }
+    check_offsets(client, plan, &mut problems).await?;
+    check_target(client, plan, &mut problems).await?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let (messages, remedies): (Vec<String>, Vec<String>) = problems.into_iter().unzip();
+    Err(ConnectorError::config("PG_PREFLIGHT", messages.join("; ")).remedy(remedies.join("\n")))
+}
+
+/// The tables of the fence and the offsets: usable, or creatable.
+async fn check_offsets(
+    client: &tokio_postgres::Client,
+    plan: &PostgresSinkPlan,
+    problems: &mut Vec<(String, String)>,
+) -> Result<(), ConnectorError> {
+    let role = QuotedIdent::new(&plan.connection.config.user);
     let offsets = plan.offsets_schema.bare();
     let checks = client
         .query_one(
@@ -82,12 +97,7 @@ pub(crate) async fn preflight(plan: &PostgresSinkPlan) -> Result<(), ConnectorEr
             ),
         ));
     }
-    check_target(client, plan, &mut problems).await?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let (messages, remedies): (Vec<String>, Vec<String>) = problems.into_iter().unzip();
-    Err(ConnectorError::config("PG_PREFLIGHT", messages.join("; ")).remedy(remedies.join("\n")))
+    Ok(())
 }
 
 /// The target schema, where the template names one, and the tables that are already in it.

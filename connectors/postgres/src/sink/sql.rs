@@ -59,18 +59,19 @@ impl Action {
     }
 }
 
-/// `unnest($1::int4[], …) AS k(c0, …)`
+/// `ROWS FROM (unnest($1::int4[]), …) AS k(c0, …)`
 fn rows(columns: &[&ColumnPlan], ordinality: &str) -> String {
     let mut parameters = String::new();
     let mut names = String::new();
     for (i, column) in columns.iter().enumerate() {
         let comma = if i == 0 { "" } else { ", " };
         // Writing to a String can't fail.
-        write!(parameters, "{comma}${}::{}[]", i + 1, column.wire.sql()).unwrap_or_default();
+        write!(parameters, "{comma}pg_catalog.unnest(${}::{}[])", i + 1, column.wire.sql())
+            .unwrap_or_default();
         write!(names, "{comma}c{i}").unwrap_or_default();
     }
     let n = if ordinality.is_empty() { "" } else { ", n" };
-    format!("ROWS FROM (pg_catalog.unnest({parameters})){ordinality} AS k({names}{n})")
+    format!("ROWS FROM ({parameters}){ordinality} AS k({names}{n})")
 }
 
 fn join(plan: &TablePlan) -> String {

@@ -135,10 +135,10 @@ fn plain_type(schema: &Schema) -> String {
 
 /// PostgreSQL has one array type for every number of dimensions.
 fn array_type(element: &Schema) -> String {
-    match element.ty() {
-        SchemaType::Array(inner) => array_type(inner),
-        _ => format!("{}[]", column_type(element)),
+    if let SchemaType::Array(inner) = element.ty() {
+        return array_type(inner);
     }
+    format!("{}[]", column_type(element))
 }
 
 /// `numeric(p,s)` where every server accepts it (before 15 the scale is 0 to p), else `numeric`.
@@ -215,10 +215,10 @@ fn plain_route(schema: &Schema, target: &TargetType) -> Option<Route> {
 }
 
 fn element_fits(element: &Schema, target: &TargetType) -> bool {
-    match element.ty() {
-        SchemaType::Array(inner) => element_fits(inner, target),
-        _ => route(element, target).is_some(),
+    if let SchemaType::Array(inner) = element.ty() {
+        return element_fits(inner, target);
     }
+    route(element, target).is_some()
 }
 
 /// Assigned, not cast: an explicit cast to `varchar(n)` would cut in silence.

@@ -25,12 +25,15 @@ async fn backend(target: &Target, condition: &str) -> String {
     let sql = format!(
         "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND {condition}"
     );
-    loop {
-        if let Some(pid) = target.texts(&sql).await.into_iter().next() {
-            return pid;
+    let found = async {
+        loop {
+            if let Some(pid) = target.texts(&sql).await.into_iter().next() {
+                return pid;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), found).await.expect("no backend came to wait")
 }
 
 const WAITS: &str = "wait_event_type = 'Lock' AND application_name = 'rowstream'";

@@ -2,9 +2,15 @@
 //!
 //! Records are read by a test decoder over owned values: it stands in for the encoding, never for the database.
 
+#[cfg(test)]
 mod exactness;
+#[cfg(test)]
 mod records;
+#[cfg(test)]
 mod rows;
+#[cfg(test)]
 mod speed;
+#[cfg(test)]
 mod target;
+#[cfg(test)]
 mod types;

@@ -1,0 +1,90 @@
+//! What connectors and tasks look like in answers: Kafka Connect's members, and ours beside them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rowstream_api::Delivery;
+use serde_json::{Map, Value, json};
+
+use super::mask;
+use crate::{
+    registry,
+    worker::{ConnectorView, Origin, TaskView, Worker},
+};
+
+/// Connect's `ConnectorInfo`.
+pub(super) fn info(view: &ConnectorView) -> Value {
+    let name = &view.spec.name;
+    let tasks: Vec<Value> =
+        (0..view.tasks.len()).map(|task| json!({ "connector": name, "task": task })).collect();
+    json!({ "name": name, "config": mask::shown(&view.spec), "tasks": tasks, "type": kind(view) })
+}
+
+/// Connect's `ConnectorStateInfo`; ours: `origin`, `target_state`, `delivery`, and `progress` of each task.
+pub(super) fn status(worker: &Worker, view: &ConnectorView) -> Value {
+    let mut connector = json!({ "state": view.state.as_str(), "worker_id": worker.id() });
+    if let (Some(trace), Some(members)) = (&view.trace, connector.as_object_mut()) {
+        members.insert("trace".to_owned(), json!(trace));
+    }
+    let tasks: Vec<Value> = view.tasks.iter().enumerate().map(|(id, t)| task(worker, id, t)).collect();
+    let origin = match &view.origin {
+        Origin::File(file) => json!({ "file": file.display().to_string() }),
+        Origin::Rest => json!("rest"),
+    };
+    json!({
+        "name": view.spec.name,
+        "connector": connector,
+        "tasks": tasks,
+        "type": kind(view),
+        "class": view.spec.connector,
+        "target_state": view.target.as_str(),
+        "origin": origin,
+        "delivery": view.delivery.as_ref().map(delivery),
+    })
+}
+
+/// Connect's `TaskState`, with our `progress`.
+pub(super) fn task(worker: &Worker, id: usize, view: &TaskView) -> Value {
+    let status = &view.status;
+    let gauges: Map<String, Value> =
+        view.gauges.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let notes: Map<String, Value> =
+        view.notes.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
+    let mut body = json!({ "id": id, "state": status.state.as_str(), "worker_id": worker.id() });
+    let progress = json!({
+        "records": status.records,
+        "since_ms": epoch_ms(status.since),
+        "last_commit_ms": status.last_commit.map(epoch_ms),
+        "busy_since_ms": status.busy_since.map(epoch_ms),
+        "restarts": status.restarts,
+        "attempt": status.attempt,
+        "code": status.code,
+        "retry_at_ms": status.retry_at.map(epoch_ms),
+        "gauges": gauges,
+        "notes": notes,
+    });
+    if let Some(members) = body.as_object_mut() {
+        if let Some(trace) = &status.trace {
+            members.insert("trace".to_owned(), json!(trace));
+        }
+        members.insert("progress".to_owned(), progress);
+    }
+    body
+}
+
+/// `source`, `sink`, or Connect's word for a connector it can't load.
+pub(super) fn kind(view: &ConnectorView) -> &'static str {
+    let planned = view.kind.or_else(|| registry::plugin(&view.spec.connector).map(|p| p.kind));
+    planned.map_or("unknown", |kind| kind.as_str())
+}
+
+fn delivery(delivery: &Delivery) -> Value {
+    match delivery {
+        Delivery::ExactlyOnce => json!({ "promise": "exactly_once" }),
+        Delivery::AtLeastOnce { because } => json!({ "promise": "at_least_once", "because": because }),
+    }
+}
+
+fn epoch_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
