@@ -1,0 +1,416 @@
+"""The demonstration behind deploy/demo.sh: workload, receiver, daemon, kills, comparison, clean-up. Standard library only."""
+
+import argparse
+import base64
+import hashlib
+import hmac
+import http.server
+import json
+import os
+import pathlib
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TABLES = {
+    "customers": "id, name, email, orders, version",
+    "orders": "id, customer_id, status, total, placed_at, version",
+    "order_items": "order_id, line, sku, quantity, price, version",
+}
+KEYS = {"customers": ["id"], "orders": ["id"], "order_items": ["order_id", "line"]}
+SCHEMA = """
+CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, email text, orders int NOT NULL DEFAULT 0, version int NOT NULL DEFAULT 1);
+CREATE TABLE orders (id bigserial PRIMARY KEY, customer_id int NOT NULL, status text NOT NULL, total numeric(12,2) NOT NULL DEFAULT 0,
+    placed_at timestamptz NOT NULL DEFAULT clock_timestamp(), version int NOT NULL DEFAULT 1);
+CREATE TABLE order_items (order_id bigint, line int, sku text NOT NULL, quantity int NOT NULL, price numeric(10,2) NOT NULL,
+    version int NOT NULL DEFAULT 1, PRIMARY KEY (order_id, line));
+INSERT INTO customers (id, name, email) SELECT i, 'Customer ' || i, 'c' || i || '@example.com' FROM generate_series(1, 2000) i;
+"""
+KILLS = 8
+
+
+class Psql:
+    """psql of the unpacked tree. Every statement is run by a process of its own, except for the long-lived writers."""
+
+    def __init__(self):
+        self.command = ["sh", str(ROOT / "tests/services/postgres.sh"), "15", "client", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"]
+        self.environment = dict(os.environ, PGTZ="UTC", PGOPTIONS="-c client_min_messages=error")
+
+    def run(self, database, sql):
+        done = subprocess.run(self.command + ["-d", database], input=sql, env=self.environment, text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"psql: {done.stderr.strip()}")
+        return done.stdout
+
+    def rows(self, database, sql):
+        return [json.loads(line) for line in self.run(database, f"SELECT to_json(r) FROM ({sql}) r").splitlines()]
+
+    def writer(self, database):
+        command = [part for part in self.command if part != "ON_ERROR_STOP=1" and part != "-v"]
+        return subprocess.Popen(command + ["-d", database], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, env=self.environment, text=True)
+
+
+class Receiver:
+    """Keeps every body under its id, and refuses what is not signed. One request in a hundred fails, as receivers do."""
+
+    def __init__(self, secret):
+        self.key = base64.b64decode(secret.removeprefix("whsec_"))
+        self.lock = threading.Lock()
+        self.bodies, self.accepted, self.requests, self.problems = {}, set(), 0, []
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = receiver.take(self.headers, body)
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a killed daemon closes its connections in mid-request
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/shop"
+
+    def take(self, headers, body):
+        id, stamp = headers["webhook-id"], headers["webhook-timestamp"]
+        digest = hmac.new(self.key, f"{id}.{stamp}.".encode() + body, hashlib.sha256).digest()
+        signed = "v1," + base64.b64encode(digest).decode() in headers["webhook-signature"].split()
+        with self.lock:
+            self.requests += 1
+            if not signed:
+                self.problems.append(f"{id} is not signed with our secret")
+                return 401
+            if self.bodies.setdefault(id, body) != body:
+                self.problems.append(f"{id} came with two bodies")
+            if self.requests % 100 == 0:
+                return 503
+            self.accepted.add(id)
+            return 200
+
+
+class Workload:
+    """Two writers that place, advance and cancel orders. Each change of a row raises its `version` by one."""
+
+    def __init__(self, psql):
+        self.transactions, self.stopped = 0, threading.Event()
+        self.threads = [threading.Thread(target=self.write, args=(psql, n), daemon=True) for n in range(2)]
+        for thread in self.threads:
+            thread.start()
+
+    def write(self, psql, seed):
+        chance = random.Random(seed)
+        process = psql.writer("shop")
+        while not self.stopped.wait(0.012):
+            process.stdin.write(transaction(chance))
+            process.stdin.flush()
+            self.transactions += 1
+        process.stdin.close()
+        process.wait()
+
+    def stop(self):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def transaction(chance):
+    customer, kind = chance.randint(1, 2000), chance.random()
+    end = "ROLLBACK" if chance.random() < 0.08 else "COMMIT"
+    some = "(SELECT id FROM orders ORDER BY id DESC OFFSET %d LIMIT 1)" % chance.randint(0, 60)
+    if kind < 0.5:
+        lines = ", ".join("((SELECT id FROM placed), %d, 'sku-%d', %d, %.2f)" % (n, chance.randint(1, 500), chance.randint(1, 9),
+                          chance.uniform(1, 200)) for n in range(1, chance.randint(2, 5)))
+        body = (f"WITH placed AS (INSERT INTO orders (customer_id, status) VALUES ({customer}, 'placed') RETURNING id) "
+                f"INSERT INTO order_items (order_id, line, sku, quantity, price) VALUES {lines};\n"
+                f"UPDATE customers SET orders = orders + 1, version = version + 1 WHERE id = {customer};")
+    elif kind < 0.85:
+        status = chance.choice(["paid", "packed", "shipped", "delivered"])
+        body = (f"SAVEPOINT s; UPDATE orders SET status = 'nonsense', version = version + 1 WHERE id = {some}; ROLLBACK TO s;\n"
+                f"UPDATE orders o SET status = '{status}', version = version + 1, total = (SELECT coalesce(sum(quantity * price), 0) "
+                f"FROM order_items i WHERE i.order_id = o.id) WHERE id = {some};")
+    else:
+        body = (f"WITH gone AS (DELETE FROM orders WHERE id = {some} RETURNING id) "
+                f"DELETE FROM order_items USING gone WHERE order_id = gone.id;")
+    return f"BEGIN;\n{body}\n{end};\n"
+
+
+class Daemon:
+    def __init__(self, binary, directory, environment):
+        self.binary, self.log, self.process = binary, directory / "rowstream.log", None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = dict(os.environ, **environment, ROWSTREAM_DATA_DIR=str(directory / "data"),
+                                ROWSTREAM_ADMIN__LISTEN=f"127.0.0.1:{self.port}")
+        self.config = ROOT / "config/examples/shop/worker.yaml"
+
+    def validate(self):
+        return subprocess.run([self.binary, "validate", "--config", self.config], env=self.environment)
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([self.binary, "run", "--config", self.config], env=self.environment,
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait(self):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.tail()}")
+            try:
+                self.get("/livez")
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError(f"the daemon does not answer:\n{self.tail()}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def tail(self):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read().decode()
+
+    def ends(self):
+        return {t["name"]: sum(p["end_offset"] for p in t["partitions"]) for t in json.loads(self.get("/topics"))}
+
+    def records(self, topic):
+        return [json.loads(line) for line in self.get(f"/topics/{topic}/records").splitlines() if line]
+
+
+def set_up(psql, password):
+    tear_down(psql)
+    psql.run("postgres", f"""
+        CREATE ROLE rowstream LOGIN REPLICATION PASSWORD '{password}';
+        CREATE DATABASE shop OWNER rowstream;
+        CREATE DATABASE warehouse OWNER rowstream;""".replace("\n        ", "\n"))
+    for database in ("shop", "warehouse"):
+        psql.run(database, "ALTER SCHEMA public OWNER TO rowstream")
+    psql.run("shop", "SET ROLE rowstream;\n" + SCHEMA)
+
+
+def tear_down(psql):
+    for _ in range(50):
+        psql.run("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = 'shop' AND active")
+        psql.run("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = 'shop' AND NOT active")
+        if not psql.run("postgres", "SELECT 1 FROM pg_replication_slots WHERE database = 'shop'").strip():
+            break
+        time.sleep(0.1)
+    for database in ("shop", "warehouse"):
+        psql.run("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    psql.run("postgres", "DROP ROLE IF EXISTS rowstream")
+
+
+def key_of(table, row):
+    return tuple(row[column] for column in KEYS[table])
+
+
+def alike(expected, told):
+    """Decimals are exact strings in a topic, and times have another spelling."""
+    if isinstance(expected, (int, float)) and isinstance(told, str):
+        return float(expected) == float(told)
+    return expected == told
+
+
+def fold(table, records, problems):
+    """The rows that a topic's events make, and that each version of a row came once, in order."""
+    rows, dead = {}, set()
+    for record in records:
+        key, value = key_of(table, record["key"]), record["value"]
+        if value is None:
+            if key not in dead:
+                problems.append(f"{table} {key}: a tombstone without a delete")
+            continue
+        if value["op"] == "d":
+            if rows.pop(key, None) is None:
+                problems.append(f"{table} {key}: deleted twice, or before it came")
+            dead.add(key)
+            continue
+        after, before = value["after"], rows.get(key)
+        expected = before["version"] + 1 if before else 1
+        if value["op"] != "r" and after["version"] != expected:
+            problems.append(f"{table} {key}: version {after['version']} came where {expected} was due")
+        if value["op"] == "r" and before:
+            problems.append(f"{table} {key}: a snapshot row came after another record of it")
+        rows[key] = after
+    return rows
+
+
+def compare(psql, daemon, receiver):
+    problems, lines, events = list(receiver.problems), [], 0
+    places = set()
+    for table, columns in TABLES.items():
+        topic = f"shop.public.{table}"
+        source = {key_of(table, row): row for row in psql.rows("shop", f"SELECT {columns} FROM {table}")}
+        target = {key_of(table, row): row for row in psql.rows("warehouse", f"SELECT {columns} FROM {table}")}
+        records = daemon.records(topic)
+        topics = fold(table, records, problems)
+        for key in source.keys() | target.keys() | topics.keys():
+            if source.get(key) != target.get(key):
+                problems.append(f"{table} {key}: shop {source.get(key)}, warehouse {target.get(key)}")
+            a, b = source.get(key), topics.get(key)
+            if (a is None) != (b is None) or a and any(not alike(a[c], b[c]) for c in a if c != "placed_at"):
+                problems.append(f"{table} {key}: shop {a}, topic {b}")
+        told = {(topic, r["partition"], r["offset"]): r for r in records if r["value"] is not None}
+        places |= told.keys()
+        delivered = 0
+        for id, body in list(receiver.bodies.items()):
+            message = json.loads(body)
+            if message["topic"] != topic or id not in receiver.accepted:
+                continue
+            record = told.get((topic, message["partition"], message["offset"]))
+            if record is None or record["value"] != message["value"] or record["key"] != message["key"]:
+                problems.append(f"webhook {id} is not what the topic holds")
+            delivered += 1
+        if delivered != len(told):
+            problems.append(f"{table}: {len(told)} events, {delivered} webhooks")
+        lines.append((table, len(source), len(topics), len(target), len(told), delivered))
+        events += len(told)
+    print(f"\n{'table':<14}{'shop rows':>11}{'by topic':>11}{'warehouse':>11}{'events':>11}{'webhooks':>11}")
+    for line in lines:
+        print(f"{line[0]:<14}" + "".join(f"{number:>11,}" for number in line[1:]))
+    print(f"\n{receiver.requests:,} webhook requests for {events:,} events; {receiver.requests - events:,} were repetitions, under the same id")
+    for problem in problems[:20]:
+        print("  DIFFERENT:", problem)
+    if len(problems) > 20:
+        print(f"  … and {len(problems) - 20} more")
+    print("\nEverything agrees, row by row." if not problems else f"\n{len(problems)} differences.")
+    return not problems
+
+
+def until_settled(psql, daemon, receiver):
+    """The sinks have everything when the warehouse equals the shop and each event was accepted."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            count = "SELECT " + " + ".join(f"(SELECT count(*) + coalesce(sum(version), 0) FROM {t})" for t in TABLES)
+            same = psql.run("shop", count) == psql.run("warehouse", count)
+            if same:
+                events = sum(1 for t in TABLES for r in daemon.records(f"shop.public.{t}") if r["value"] is not None)
+                if len(receiver.accepted) >= events:
+                    return
+        except (RuntimeError, OSError):
+            pass  # The warehouse's tables are not there yet, or the daemon is just starting.
+        time.sleep(0.5)
+    print("It does not settle; the comparison shows where. Last lines of the daemon's log:\n" + daemon.tail())
+
+
+def look_at(daemon, directory):
+    print(f"""
+Look at it:
+  curl {daemon.url}/connectors?expand=status          what runs (Kafka Connect's REST)
+  curl {daemon.url}/readyz                            whether it makes progress
+  curl {daemon.url}/metrics                           Prometheus
+  curl {daemon.url}/subjects                          Confluent's schema registry
+  {daemon.binary} topics read shop.public.orders --url {daemon.url} --follow
+  {daemon.binary} status --url {daemon.url}
+  tail -f {daemon.log}
+  sh tests/services/postgres.sh 15 client psql warehouse       the copy; `psql shop` is the original
+Ctrl-C ends it and removes everything.
+""")
+
+
+def progress(workload, daemon, receiver, kills):
+    try:
+        records = f"{sum(daemon.ends().values()):>8,}"
+    except OSError:
+        records = "   (down)"
+    print(f"  {workload.transactions:>7,} transactions   {records} records in topics   {len(receiver.accepted):>8,} webhooks"
+          + (f"   {kills} kills" if kills else ""), flush=True)
+
+
+def check(psql, daemon, receiver, workload):
+    chance = random.Random()
+    for kill in range(1, KILLS + 1):
+        time.sleep(chance.uniform(0.3, 3.0))
+        daemon.kill()
+        progress(workload, daemon, receiver, kill)
+        time.sleep(chance.uniform(0, 0.5))
+        daemon.start()
+    daemon.wait()
+    time.sleep(2)
+    workload.stop()
+    print(f"\nThe workload ended after {workload.transactions:,} transactions and {KILLS} SIGKILLs. Waiting until all is delivered …", flush=True)
+    until_settled(psql, daemon, receiver)
+    return compare(psql, daemon, receiver)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--postgres", required=True)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    # Ctrl-C and a polite kill end it the same way: through `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    psql, daemon, workload, agreed = Psql(), None, None, not arguments.check
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="rowstream-demo-"))
+    password, secret = secrets.token_hex(16), "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    try:
+        set_up(psql, password)
+        receiver = Receiver(secret)
+        port = arguments.postgres.rsplit(":", 1)[1].split("/")[0]
+        daemon = Daemon(arguments.binary, directory, {"SHOP_PORT": port, "SHOP_PASSWORD": password, "RECEIVER_URL": receiver.url,
+                                                      "RECEIVER_SECRET": secret})
+        print("$ rowstream validate --config config/examples/shop/worker.yaml", flush=True)
+        daemon.validate().check_returncode()
+        print("$ rowstream run --config config/examples/shop/worker.yaml", flush=True)
+        daemon.start()
+        daemon.wait()
+        workload = Workload(psql)
+        look_at(daemon, directory)
+        if arguments.check:
+            agreed = check(psql, daemon, receiver, workload)
+        while not arguments.check:
+            time.sleep(2)
+            progress(workload, daemon, receiver, 0)
+    except KeyboardInterrupt:
+        print("\nStopping.")
+        agreed = not arguments.check
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if workload:
+            workload.stop()
+        if daemon:
+            daemon.stop()
+        tear_down(psql)
+        shutil.rmtree(directory, ignore_errors=True)
+        print("Cleaned up: the daemon, its data, the databases and the slot are gone. (PostgreSQL stays up for the next time: "
+              "sh tests/services/postgres.sh 15 down)")
+    sys.exit(0 if agreed else 1)
+
+
+if __name__ == "__main__":
+    main()

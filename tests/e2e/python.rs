@@ -1,0 +1,69 @@
+//! Clients of Confluent's registry in Python decode our topics.
+
+use std::{path::PathBuf, process::Command};
+
+use crate::support::rig::Rig;
+
+/// A virtual environment with Confluent's client, made once and kept beside the test servers.
+fn python() -> Option<PathBuf> {
+    let base = std::env::var_os("ROWSTREAM_SERVICES").map_or_else(|| std::env::temp_dir().join("rowstream-python"), |s| {
+        PathBuf::from(s).join("python")
+    });
+    let python = base.join("bin/python");
+    let works = |python: &PathBuf| {
+        Command::new(python)
+            .args(["-c", "import confluent_kafka.schema_registry.avro"])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    if works(&python) {
+        return Some(python);
+    }
+    let made = Command::new("python3").args(["-m", "venv"]).arg(&base).output().ok()?;
+    if !made.status.success() {
+        return None;
+    }
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "confluent-kafka[avro,schemaregistry]"];
+    Command::new(&python).args(install).output().ok()?;
+    works(&python).then_some(python)
+}
+
+const SCRIPT: &str = r#"
+import base64, json, sys, urllib.request
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import SerializationContext, MessageField
+url, topic = sys.argv[1:3]
+registry = SchemaRegistryClient({"url": url})
+subjects = registry.get_subjects()
+assert topic + "-key" in subjects and topic + "-value" in subjects, subjects
+decode = AvroDeserializer(registry)
+text = urllib.request.urlopen(f"{url}/topics/{topic}/records?format=raw&limit=1000").read().decode()
+for line in text.splitlines():
+    record = json.loads(line)
+    key = decode(base64.b64decode(record["key"]), SerializationContext(topic, MessageField.KEY))
+    value = decode(base64.b64decode(record["value"]), SerializationContext(topic, MessageField.VALUE))
+    print(value["op"], key["id"], value["after"]["version"], value["after"]["note"])
+latest = registry.get_latest_version(topic + "-value")
+assert registry.test_compatibility(topic + "-value", latest.schema)
+"#;
+
+/// Confluent's own Python client finds our schemas under their subjects and decodes keys and values.
+#[test]
+fn python_registry_client_decodes_topics() {
+    let Some(python) = python() else {
+        eprintln!("SKIPPED python_registry_client_decodes_topics: confluent-kafka can't be installed by pip here");
+        return;
+    };
+    let rig = Rig::orders(3);
+    rig.daemon.start();
+    rig.until_same();
+    rig.insert(4, 5);
+    rig.until_same();
+    let url = format!("http://127.0.0.1:{}", rig.daemon.port);
+    let out = Command::new(python).args(["-c", SCRIPT, &url, "shop.public.orders"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines, ["r 1 1 row 1", "r 2 2 row 2", "r 3 3 row 3", "c 4 4 row 4", "c 5 5 row 5"]);
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# The test command: installs and starts what the tests need, then runs them all.
+#   tests/run.sh [cargo test arguments]
+# Servers run on private ports and directories (tests/services), so it can be run twice, from anywhere, beside anything.
+#   ROWSTREAM_SERVICES       where servers live          (default /var/tmp/rowstream-services-UID)
+#   ROWSTREAM_TEST_POSTGRES  the version most tests use  (default 15)
+#   ROWSTREAM_PACKAGES=no    never install a package of the machine
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+started=$SECONDS
+say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - started))"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+# Programs and the packages of Debian and Ubuntu that have them.
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need cc gcc
+need python3 python3
+need openssl openssl
+need flock util-linux
+need setpriv util-linux
+need dpkg-deb dpkg
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+if [ ${#missing[@]} -gt 0 ]; then
+    as=()
+    if [ "$(id -u)" != 0 ]; then as=(sudo -n); fi
+    [ "${ROWSTREAM_PACKAGES:-yes}" = yes ] && command -v apt-get >/dev/null 2>&1 && "${as[@]}" true 2>/dev/null ||
+        die "these packages are missing and can't be installed from here: ${missing[*]}
+run as root:  apt-get install -y ${missing[*]}"
+    say "installing ${missing[*]}"
+    "${as[@]}" apt-get -qq update
+    "${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends "${missing[@]}" >/dev/null
+fi
+[ -x "$(command -v cargo || true)" ] || { [ -r "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"; } || true
+command -v cargo >/dev/null 2>&1 || die "cargo is missing: install Rust from https://rustup.rs"
+
+# The servers are Debian's packages, on Ubuntu too.
+if [ "$(. /etc/os-release && echo "$ID")" != debian ]; then
+    export DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+fi
+export ROWSTREAM_SERVICES=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)}
+export ROWSTREAM_TEST_POSTGRES=${ROWSTREAM_TEST_POSTGRES:-15}
+say "starting PostgreSQL $ROWSTREAM_TEST_POSTGRES"
+up() { sh tests/services/postgres.sh "$1" up; }
+up "$ROWSTREAM_TEST_POSTGRES"
+# The private servers of the tests for wrong settings are made of this one's tree.
+[ "$ROWSTREAM_TEST_POSTGRES" = 15 ] || up 15
+
+say "building and running the tests"
+status=0
+cargo test --workspace "$@" 2>&1 | tee "$ROWSTREAM_SERVICES/last-test-run.log" || status=$?
+
+say "summary"
+log=$ROWSTREAM_SERVICES/last-test-run.log
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8; binaries++ }
+     END { printf "%d passed, %d failed, %d ignored, in %d test binaries\n", passed, failed, ignored, binaries }' "$log"
+grep -E '^(test .* FAILED|SKIPPED )' "$log" || true
+if [ "$status" = 0 ]; then echo "all tests passed"; else echo "FAILED (exit code $status); the whole output: $log"; fi
+exit "$status"
