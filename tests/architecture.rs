@@ -21,8 +21,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rowstream-testkit", &["rowstream-api"]),
 ];
 /// Crates that bring a runtime, a network or a broker: not for `api`.
-const RUNTIMES: &[&str] =
-    &["tokio", "tokio-util", "tokio-postgres", "hyper", "axum", "rdkafka", "mysql_async", "rustls", "reqwest"];
+const RUNTIMES: &[&str] = &[
+    "tokio",
+    "tokio-util",
+    "tokio-postgres",
+    "hyper",
+    "axum",
+    "rdkafka",
+    "mysql_async",
+    "rustls",
+    "reqwest",
+];
 
 /// Ordinary dependencies of each workspace crate; tests may use what they like, except other connectors.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
@@ -83,7 +92,10 @@ fn the_api_has_no_runtime() {
 fn only_the_postgres_crate_speaks_to_postgres() {
     for (package, uses) in dependencies() {
         for client in ["tokio-postgres", "postgres-protocol"] {
-            assert!(package == "rowstream-postgres" || !uses.contains(client), "{package} must not depend on {client}");
+            assert!(
+                package == "rowstream-postgres" || !uses.contains(client),
+                "{package} must not depend on {client}"
+            );
         }
     }
 }

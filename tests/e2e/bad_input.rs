@@ -53,7 +53,9 @@ fn wrong_password() {
     assert_eq!(state, "FAILED", "{told}");
     assert!(!daemon.log().contains("wrong-and-secret"), "the password is in the log");
     // Mended on the server, restarted by hand.
-    database.sql.run(&format!("ALTER ROLE {role} PASSWORD 'wrong-and-secret'; INSERT INTO orders VALUES (1, 1, 'x')"));
+    database.sql.run(&format!(
+        "ALTER ROLE {role} PASSWORD 'wrong-and-secret'; INSERT INTO orders VALUES (1, 1, 'x')"
+    ));
     daemon.request("POST", "/connectors/shop/restart?includeTasks=true&onlyFailed=true", None);
     daemon.until("the row arrives", || (daemon.topic_end("shop.public.orders") == Some(1)).then_some(()));
     daemon.stop();
@@ -234,7 +236,9 @@ fn webhook_poison_goes_to_the_dead_letter_topic() {
     rig.daemon.start();
     rig.insert(1, 9);
     rig.daemon.until("the others arrive", || (receiver.accepted() == 8).then_some(()));
-    rig.daemon.until("the poison is a dead letter", || (rig.daemon.topic_end("hooks.dead") == Some(1)).then_some(()));
+    rig.daemon.until("the poison is a dead letter", || {
+        (rig.daemon.topic_end("hooks.dead") == Some(1)).then_some(())
+    });
     let poison = receiver.deliveries().iter().filter(|d| d.status == 500).count();
     assert_eq!(poison, 3, "attempts at the poisoned record");
 }

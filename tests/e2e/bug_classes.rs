@@ -101,7 +101,9 @@ fn class_04_slot_missing_or_recreated() {
     rig.daemon.stop();
     rig.source.drop_slot(&rig.source.connect());
     rig.insert(11, 20);
-    rig.source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", rig.source.slot()));
+    rig.source
+        .sql
+        .run(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", rig.source.slot()));
     rig.daemon.start();
     let (state, told) = rig.daemon.until_told("shop", &["PG_SLOT_AHEAD"]);
     assert_eq!(state, "FAILED", "{told}");
@@ -162,7 +164,8 @@ fn class_07_chunk_order_of_odd_keys() {
     daemon.until("every row is in the topic", || {
         daemon.topic_end("shop.public.words").filter(|end| *end >= count)
     });
-    let keys: HashSet<String> = daemon.records("shop.public.words").iter().map(|r| ledger::key_text(&r.key)).collect();
+    let keys: HashSet<String> =
+        daemon.records("shop.public.words").iter().map(|r| ledger::key_text(&r.key)).collect();
     assert_eq!(i64::try_from(keys.len()).unwrap(), count, "a row is missing");
     assert_eq!(daemon.topic_end("shop.public.words"), Some(count), "a row came twice");
     let sql = "SELECT a, b::float8, c::text, v FROM words ORDER BY v, a COLLATE \"C\"";
@@ -222,11 +225,17 @@ fn class_10_schema_change_in_the_gap() {
     rig.until_same();
     rig.daemon.kill();
     rig.source.sql.run("INSERT INTO orders VALUES (3, 3, 'before')");
-    rig.source.sql.run("ALTER TABLE orders ADD COLUMN extra int DEFAULT 7; INSERT INTO orders VALUES (4, 4, 'after', 44)");
+    rig.source.sql.run(
+        "ALTER TABLE orders ADD COLUMN extra int DEFAULT 7; INSERT INTO orders VALUES (4, 4, 'after', 44)",
+    );
     rig.source.sql.run("ALTER TABLE orders DROP COLUMN note; INSERT INTO orders VALUES (5, 5, 55)");
-    rig.source.sql.run("ALTER TABLE orders ADD COLUMN note text; INSERT INTO orders VALUES (6, 6, 66, 'again')");
+    rig.source
+        .sql
+        .run("ALTER TABLE orders ADD COLUMN note text; INSERT INTO orders VALUES (6, 6, 66, 'again')");
     rig.daemon.start();
-    rig.daemon.until("all rows are in the topic", || (rig.daemon.topic_end("shop.public.orders") == Some(6)).then_some(()));
+    rig.daemon.until("all rows are in the topic", || {
+        (rig.daemon.topic_end("shop.public.orders") == Some(6)).then_some(())
+    });
     let records = rig.daemon.records("shop.public.orders");
     let after = |id: i64| records.iter().find(|r| r.key["id"] == id).unwrap().value["after"].clone();
     assert_eq!(after(3)["note"], "before");

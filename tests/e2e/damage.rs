@@ -17,8 +17,10 @@ impl SmallDisk {
     fn mount(size: &str) -> Option<Self> {
         let directory = tempfile::Builder::new().prefix("rowstream-disk-").tempdir().unwrap();
         let options = format!("size={size}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(directory.path()).output();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(directory.path())
+            .output();
         mounted.is_ok_and(|o| o.status.success()).then(|| Self(directory))
     }
 }
@@ -39,12 +41,16 @@ fn full_disk_is_told_and_survived() {
     let ballast = disk.0.path().join("ballast");
     let source = Database::new("full");
     source.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text)");
-    let daemon = Daemon::new(json!({ "data_dir": disk.0.path().join("data"), "topic_log": { "segment_size": "1MiB" } }));
+    let daemon = Daemon::new(
+        json!({ "data_dir": disk.0.path().join("data"), "topic_log": { "segment_size": "1MiB" } }),
+    );
     daemon.connector(&rig::source(&source, json!({})));
     daemon.start();
     daemon.until_state("shop", "RUNNING");
     std::fs::write(&ballast, vec![7; 30 << 20]).unwrap();
-    source.sql.run("INSERT INTO orders SELECT i, i, repeat(md5(i::text), 30) FROM generate_series(1, 40000) i");
+    source
+        .sql
+        .run("INSERT INTO orders SELECT i, i, repeat(md5(i::text), 30) FROM generate_series(1, 40000) i");
     let told = daemon.until("the full disk is told", || {
         let ready = daemon.try_get("/readyz").filter(|a| a.status != 200)?.text();
         (ready.contains("full") || ready.contains("space")).then_some(ready)
@@ -52,7 +58,10 @@ fn full_disk_is_told_and_survived() {
     assert!(told.contains("space") || told.contains("full"), "{told}");
     let admin = source.connect();
     let written = source.sql.number("SELECT (pg_current_wal_lsn() - '0/0')::int8");
-    assert!(i64::try_from(source.confirmed(&admin).unwrap()).unwrap() < written, "confirmed what is not stored");
+    assert!(
+        i64::try_from(source.confirmed(&admin).unwrap()).unwrap() < written,
+        "confirmed what is not stored"
+    );
 
     std::fs::remove_file(&ballast).unwrap();
     // 40 MB of rows do not fit in 48 MB beside two segments of head-room: only what fits must be told, exactly once.
@@ -110,7 +119,8 @@ fn largest_segment(directory: &std::path::Path) -> PathBuf {
                 pending.push(path);
                 continue;
             }
-            let is_state = path.extension().is_some_and(|e| e == "redb") || path.file_name().is_some_and(|n| n == "LOCK");
+            let is_state = path.extension().is_some_and(|e| e == "redb")
+                || path.file_name().is_some_and(|n| n == "LOCK");
             let filled = std::fs::read(&path).unwrap().iter().filter(|b| **b != 0).count() as u64;
             if !is_state && best.as_ref().is_none_or(|(most, _)| filled > *most) {
                 best = Some((filled, path));

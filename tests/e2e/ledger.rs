@@ -71,7 +71,8 @@ pub struct Entry {
 
 /// A key as text that does not depend on the order of its columns.
 pub fn key_text(key: &Value) -> String {
-    let fields: BTreeMap<&String, &Value> = key.as_object().unwrap_or_else(|| panic!("no key: {key}")).iter().collect();
+    let fields: BTreeMap<&String, &Value> =
+        key.as_object().unwrap_or_else(|| panic!("no key: {key}")).iter().collect();
     serde_json::to_string(&fields).unwrap()
 }
 
@@ -81,9 +82,11 @@ pub type Ledger = BTreeMap<(String, String), Vec<Entry>>;
 /// Reads it whole.
 pub fn read(sql: &Sql) -> Ledger {
     let mut ledger = Ledger::new();
-    let rows = sql.rows("SELECT seq, tbl, op, old_key, new_key, image, same_note FROM audit.ledger ORDER BY seq");
+    let rows =
+        sql.rows("SELECT seq, tbl, op, old_key, new_key, image, same_note FROM audit.ledger ORDER BY seq");
     for row in rows {
-        let [seq, table, op, old_key, new_key, image, same_note]: [Option<String>; 7] = row.try_into().unwrap();
+        let [seq, table, op, old_key, new_key, image, same_note]: [Option<String>; 7] =
+            row.try_into().unwrap();
         let (seq, table, op) = (seq.unwrap().parse().unwrap(), table.unwrap(), op.unwrap());
         let json = |text: Option<String>| text.map(|t| serde_json::from_str::<Value>(&t).unwrap());
         let (old, new) = (json(old_key).map(|k| key_text(&k)), json(new_key).map(|k| key_text(&k)));
@@ -106,5 +109,8 @@ pub fn read(sql: &Sql) -> Ledger {
 
 /// Numbers of the ledger's entries that are committed now.
 pub fn committed_now(sql: &Sql) -> std::collections::HashSet<i64> {
-    sql.rows("SELECT seq FROM audit.ledger").into_iter().map(|r| r[0].as_ref().unwrap().parse().unwrap()).collect()
+    sql.rows("SELECT seq FROM audit.ledger")
+        .into_iter()
+        .map(|r| r[0].as_ref().unwrap().parse().unwrap())
+        .collect()
 }

@@ -72,8 +72,11 @@ fn config_file_change_restarts_only_that_connector() {
     rig.until_same();
     assert_eq!(pid_of(&rig.source, "="), walsender, "the source was restarted too");
 
-    std::fs::write(rig.daemon.path("connectors.d/shop.yaml"), "name: shop\nconnector: postgres-source\nconfg: {}\n")
-        .unwrap();
+    std::fs::write(
+        rig.daemon.path("connectors.d/shop.yaml"),
+        "name: shop\nconnector: postgres-source\nconfg: {}\n",
+    )
+    .unwrap();
     rig.daemon.until("the log tells of the broken file", || rig.daemon.log().contains("confg").then_some(()));
     rig.insert(41, 60);
     rig.until_same();
@@ -120,8 +123,11 @@ fn rest_lifecycle() {
     assert_eq!(again.status, 409, "{}", again.text());
     assert_eq!(again.json()["error_code"], 409);
     daemon.until_state("shop", "RUNNING");
-    daemon.until("the snapshot is in the topic", || (daemon.topic_end("shop.public.orders") == Some(30)).then_some(()));
-    let shown = daemon.get("/connectors/shop").to_string() + &daemon.get("/connectors?expand=info&expand=status").to_string();
+    daemon.until("the snapshot is in the topic", || {
+        (daemon.topic_end("shop.public.orders") == Some(30)).then_some(())
+    });
+    let shown = daemon.get("/connectors/shop").to_string()
+        + &daemon.get("/connectors?expand=info&expand=status").to_string();
     assert!(!shown.contains("never-shown"), "the password is shown: {shown}");
 
     pause_and_resume(&rig);
@@ -277,10 +283,8 @@ fn command_line_speaks_to_the_daemon() {
         assert!(out.status.success(), "{arguments:?}: {}", crate::support::daemon::said(&out));
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
-    let expected: HashMap<&str, Vec<&str>> = HashMap::from([
-        ("status", vec!["status"]),
-        ("list", vec!["connectors", "list"]),
-    ]);
+    let expected: HashMap<&str, Vec<&str>> =
+        HashMap::from([("status", vec!["status"]), ("list", vec!["connectors", "list"])]);
     for arguments in expected.values() {
         let table = run(arguments);
         assert!(table.contains("shop") && table.contains("warehouse"), "{arguments:?}: {table}");

@@ -3,7 +3,12 @@
 //! One binary, so that it links once. `support` brings things up; `ledger`, `workload` and `oracle` are the proof; the other modules are
 //! the tests, by what a user would ask: is it exactly once, what am I told when something is wrong, what can I do with it.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::string_slice, reason = "tests panic with context")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests panic with context"
+)]
 #![allow(clippy::print_stderr, reason = "tests say what they compared")]
 
 mod bad_input;

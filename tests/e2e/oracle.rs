@@ -52,15 +52,27 @@ fn by_key(table: &str, records: Vec<TopicRecord>) -> BTreeMap<String, Vec<Told>>
         assert_eq!(record.offset, i64::try_from(index).unwrap(), "{table}: offsets have a gap");
         let key = key_text(&record.key);
         if record.value.is_null() {
-            assert!(tombstone_due.remove(&key).is_some(), "{table} {key}: a tombstone without a delete at {}", record.offset);
+            assert!(
+                tombstone_due.remove(&key).is_some(),
+                "{table} {key}: a tombstone without a delete at {}",
+                record.offset
+            );
             continue;
         }
-        assert!(!tombstone_due.contains_key(&key), "{table} {key}: no tombstone between a delete and {}", record.offset);
+        assert!(
+            !tombstone_due.contains_key(&key),
+            "{table} {key}: no tombstone between a delete and {}",
+            record.offset
+        );
         let op = record.value["op"].as_str().unwrap().to_owned();
         if op == "d" {
             tombstone_due.insert(key.clone(), record.offset);
         }
-        told.entry(key).or_default().push(Told { offset: record.offset, op, after: record.value["after"].clone() });
+        told.entry(key).or_default().push(Told {
+            offset: record.offset,
+            op,
+            after: record.value["after"].clone(),
+        });
     }
     assert!(tombstone_due.is_empty(), "{table}: deletes without a tombstone: {tombstone_due:?}");
     told
@@ -101,7 +113,10 @@ fn compare(entries: &[Entry], told: &[Told], before: &HashSet<i64>) -> Result<()
                     && same_run(&entries[start..start + first.len()], first).is_ok()
                     && all_before(&entries[..start], before).is_ok()
             };
-            (0..=prefix).any(fits).then_some(()).ok_or_else(|| "records before the snapshot row are no run of the ledger".to_owned())
+            (0..=prefix)
+                .any(fits)
+                .then_some(())
+                .ok_or_else(|| "records before the snapshot row are no run of the ledger".to_owned())
         }
         more => Err(format!("{} snapshot rows", more.len())),
     }
@@ -121,7 +136,9 @@ fn same_run(entries: &[Entry], told: &[Told]) -> Result<(), String> {
     for (entry, told) in entries.iter().zip(told) {
         match &entry.event {
             Event::Delete if told.op == "d" => {}
-            Event::Put { op, image, same_note } if *op == told.op => same_image(image, &told.after, *same_note)?,
+            Event::Put { op, image, same_note } if *op == told.op => {
+                same_image(image, &told.after, *same_note)?
+            }
             Event::Delete | Event::Put { .. } => {
                 return Err(format!("change {} is `{}` at {}", entry.seq, told.op, told.offset));
             }
@@ -191,7 +208,9 @@ pub fn webhooks_equal_topics(daemon: &Daemon, receiver: &Receiver) -> usize {
     for (table, _) in COLUMNS {
         let topic = format!("shop.public.{table}");
         let records = daemon.records(&topic);
-        expected.extend(records.iter().filter(|r| !r.value.is_null()).map(|r| (topic.clone(), r.partition, r.offset)));
+        expected.extend(
+            records.iter().filter(|r| !r.value.is_null()).map(|r| (topic.clone(), r.partition, r.offset)),
+        );
     }
     daemon.until("every record was delivered", || (receiver.accepted() >= expected.len()).then_some(()));
     let mut bodies: HashMap<String, Vec<u8>> = HashMap::new();

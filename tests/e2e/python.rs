@@ -6,9 +6,8 @@ use crate::support::rig::Rig;
 
 /// A virtual environment with Confluent's client, made once and kept beside the test servers.
 fn python() -> Option<PathBuf> {
-    let base = std::env::var_os("ROWSTREAM_SERVICES").map_or_else(|| std::env::temp_dir().join("rowstream-python"), |s| {
-        PathBuf::from(s).join("python")
-    });
+    let base = std::env::var_os("ROWSTREAM_SERVICES")
+        .map_or_else(|| std::env::temp_dir().join("rowstream-python"), |s| PathBuf::from(s).join("python"));
     let python = base.join("bin/python");
     let works = |python: &PathBuf| {
         Command::new(python)
@@ -23,7 +22,14 @@ fn python() -> Option<PathBuf> {
     if !made.status.success() {
         return None;
     }
-    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "confluent-kafka[avro,schemaregistry]"];
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "confluent-kafka[avro,schemaregistry]",
+    ];
     Command::new(&python).args(install).output().ok()?;
     works(&python).then_some(python)
 }
@@ -52,7 +58,9 @@ assert registry.test_compatibility(topic + "-value", latest.schema)
 #[test]
 fn python_registry_client_decodes_topics() {
     let Some(python) = python() else {
-        eprintln!("SKIPPED python_registry_client_decodes_topics: confluent-kafka can't be installed by pip here");
+        eprintln!(
+            "SKIPPED python_registry_client_decodes_topics: confluent-kafka can't be installed by pip here"
+        );
         return;
     };
     let rig = Rig::orders(3);

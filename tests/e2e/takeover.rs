@@ -64,7 +64,10 @@ fn sink_of_another_log_is_refused() {
     rig.until_same();
     rig.daemon.stop();
     let stranger = Daemon::new(json!({}));
-    stranger.connector(&rig::source(&rig.source, json!({ "slot_name": format!("{}_two", rig.source.name), "publication_name": "two" })));
+    stranger.connector(&rig::source(
+        &rig.source,
+        json!({ "slot_name": format!("{}_two", rig.source.name), "publication_name": "two" }),
+    ));
     stranger.connector(&rig::sink(&rig.target, json!({})));
     stranger.start();
     let (state, told) = stranger.until_told("warehouse", &["SINK_OTHER_LOG"]);

@@ -103,20 +103,45 @@ fn statement(text: &mut String, rng: &mut Rng) {
     let word = rng.u32(..);
     let version = "version = nextval('audit.version')";
     let written = match rng.u8(0..13) {
-        0 => writeln!(text, "INSERT INTO customers VALUES ({id}, nextval('audit.version'), 'n{word}', true, NULL) ON CONFLICT DO NOTHING;"),
-        1 => writeln!(text, "INSERT INTO customers SELECT i, nextval('audit.version'), 'm{word}', false, repeat(md5('{word}'), 100) FROM generate_series({id}, {id} + 7) i ON CONFLICT DO NOTHING;"),
+        0 => writeln!(
+            text,
+            "INSERT INTO customers VALUES ({id}, nextval('audit.version'), 'n{word}', true, NULL) ON CONFLICT DO NOTHING;"
+        ),
+        1 => writeln!(
+            text,
+            "INSERT INTO customers SELECT i, nextval('audit.version'), 'm{word}', false, repeat(md5('{word}'), 100) FROM generate_series({id}, {id} + 7) i ON CONFLICT DO NOTHING;"
+        ),
         // Leaves a large note alone: the stream has no value for it.
         2 | 3 => writeln!(text, "UPDATE customers SET name = 'u{word}', {version} WHERE id = {id};"),
-        4 => writeln!(text, "UPDATE customers SET note = repeat(md5('{word}'), 90), {version} WHERE id BETWEEN {id} AND {id} + 3;"),
+        4 => writeln!(
+            text,
+            "UPDATE customers SET note = repeat(md5('{word}'), 90), {version} WHERE id BETWEEN {id} AND {id} + 3;"
+        ),
         5 => writeln!(text, "DELETE FROM customers WHERE id = {id};"),
-        6 => writeln!(text, "UPDATE customers SET id = {other}, {version} WHERE id = {id} AND NOT EXISTS (SELECT FROM customers WHERE id = {other});"),
-        7 => writeln!(text, "INSERT INTO orders (region, id, version, customer, amount, note) VALUES ('{region}', {id}, nextval('audit.version'), {other}, {word} / 100.0, repeat('x', {id} * 10)) ON CONFLICT DO NOTHING;"),
+        6 => writeln!(
+            text,
+            "UPDATE customers SET id = {other}, {version} WHERE id = {id} AND NOT EXISTS (SELECT FROM customers WHERE id = {other});"
+        ),
+        7 => writeln!(
+            text,
+            "INSERT INTO orders (region, id, version, customer, amount, note) VALUES ('{region}', {id}, nextval('audit.version'), {other}, {word} / 100.0, repeat('x', {id} * 10)) ON CONFLICT DO NOTHING;"
+        ),
         8 => writeln!(text, "UPDATE orders SET amount = {word} / 100.0, {version} WHERE id = {id};"),
         9 => writeln!(text, "DELETE FROM orders WHERE region = '{region}' AND id BETWEEN {id} AND {id} + 2;"),
-        10 => writeln!(text, "UPDATE orders o SET region = '{region}', {version} WHERE id = {id} AND region <> '{region}' AND NOT EXISTS (SELECT FROM orders p WHERE p.id = {id} AND p.region = '{region}');"),
-        11 => writeln!(text, "INSERT INTO visits VALUES ({}, nextval('audit.version'), '/v/{word}', 'ünïcødé \"quoted\" {word}') ON CONFLICT DO NOTHING;", rng.i64(1 << 51..1 << 60)),
+        10 => writeln!(
+            text,
+            "UPDATE orders o SET region = '{region}', {version} WHERE id = {id} AND region <> '{region}' AND NOT EXISTS (SELECT FROM orders p WHERE p.id = {id} AND p.region = '{region}');"
+        ),
+        11 => writeln!(
+            text,
+            "INSERT INTO visits VALUES ({}, nextval('audit.version'), '/v/{word}', 'ünïcødé \"quoted\" {word}') ON CONFLICT DO NOTHING;",
+            rng.i64(1 << 51..1 << 60)
+        ),
         // The same row twice in one transaction.
-        _ => writeln!(text, "UPDATE customers SET vip = NOT vip, {version} WHERE id = {id};\nUPDATE customers SET name = 'again{word}', {version} WHERE id = {id};"),
+        _ => writeln!(
+            text,
+            "UPDATE customers SET vip = NOT vip, {version} WHERE id = {id};\nUPDATE customers SET name = 'again{word}', {version} WHERE id = {id};"
+        ),
     };
     written.unwrap();
 }

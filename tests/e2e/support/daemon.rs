@@ -131,7 +131,8 @@ impl Daemon {
 
     /// Waits until it has ended by itself.
     pub fn ended(&self) -> ExitStatus {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it was started");
+        let mut child =
+            self.child.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it was started");
         until("the daemon ends by itself", || self.log(), || child.try_wait().unwrap())
     }
 
@@ -188,7 +189,8 @@ impl Daemon {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let own = text(&status["connector"]["trace"]);
         let trace = if own.is_empty() { text(&part["trace"]) } else { own };
-        let state = if status["connector"]["state"] == "FAILED" { "FAILED".into() } else { text(&part["state"]) };
+        let state =
+            if status["connector"]["state"] == "FAILED" { "FAILED".into() } else { text(&part["state"]) };
         Some((state, trace))
     }
 
@@ -279,7 +281,9 @@ fn copy_directory(from: &Path, to: &Path) {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         let _gone_already = child.kill();
         let _reaped = child.wait();
     }

@@ -43,7 +43,8 @@ pub struct Sql {
 
 impl Sql {
     pub fn connect(port: u16, database: &str) -> Self {
-        let config = format!("host=127.0.0.1 port={port} user=postgres dbname={database} options='-c timezone=UTC'");
+        let config =
+            format!("host=127.0.0.1 port={port} user=postgres dbname={database} options='-c timezone=UTC'");
         let client = runtime().block_on(async {
             let (client, connection) =
                 tokio_postgres::connect(&config, NoTls).await.unwrap_or_else(|e| panic!("{database}: {e:?}"));
@@ -142,8 +143,12 @@ impl Database {
         let slot = self.slot();
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
-            let active = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active");
-            let drop = format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+            let active = format!(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active"
+            );
+            let drop = format!(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
+            );
             if admin.try_run(&active).and_then(|()| admin.try_run(&drop)).is_ok() {
                 return;
             }
@@ -158,9 +163,13 @@ impl Drop for Database {
         if std::thread::panicking() {
             // Leaves nothing that holds WAL, and does not panic twice: what can't be dropped here stays.
             let name = &self.name;
-            let slots = format!("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}' AND active");
+            let slots = format!(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '{name}' AND active"
+            );
             let _best_effort = self.sql.try_run(&slots);
-            let drop = format!("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}' AND NOT active");
+            let drop = format!(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '{name}' AND NOT active"
+            );
             let _best_effort = self.sql.try_run(&drop);
             return;
         }

@@ -98,7 +98,12 @@ impl Receiver {
     /// Distinct ids that were answered with 200.
     pub fn accepted(&self) -> usize {
         let deliveries = self.shared.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
-        deliveries.iter().filter(|d| d.status == 200).map(|d| &d.id).collect::<std::collections::HashSet<_>>().len()
+        deliveries
+            .iter()
+            .filter(|d| d.status == 200)
+            .map(|d| &d.id)
+            .collect::<std::collections::HashSet<_>>()
+            .len()
     }
 }
 
