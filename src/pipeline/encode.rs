@@ -16,8 +16,8 @@ use std::{
 };
 
 use rowstream_api::{
-    Change, ChangeSet, ChangeView, ConnectorError, Op, RecordError, RowView, TableSchema, TopicPartition,
-    ValueRef,
+    Change, ChangeSet, ChangeView, ConnectorError, Op, ROW_FOLLOWS_HEADER, RecordError, RowView, TableSchema,
+    TopicPartition, UNAVAILABLE_HEADER, ValueRef,
 };
 use rowstream_avro::{AvroDecoder, EnvelopePlan, Event, put_frame_header, to_avro_json};
 
@@ -29,9 +29,6 @@ use crate::{
 
 /// A record batch is closed at this size; a larger single record makes a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Names the columns of a record that hold a placeholder because the source did not send their unchanged values.
-pub const UNAVAILABLE_HEADER: &str = "__rowstream.unavailable";
 
 /// Records waiting to be committed together.
 #[derive(Default)]
@@ -322,7 +319,7 @@ impl Push<'_> {
         self.table.key(keyed, key)?;
         self.table.value(self.view, images, self.now_us, (value, unavailable))?;
         let unavailable = self.table.unavailable(unavailable);
-        let headers = headers(None, unavailable.as_deref());
+        let headers = headers(None, unavailable.as_deref(), self.view.row_follows);
         append(self.table, self.view, self.group, self.common, (Some(key), Some(value), &headers));
         Ok(())
     }
@@ -348,12 +345,12 @@ impl Push<'_> {
         table.value(view, come, self.now_us, (second, unavailable))?;
         let (new_json, old_json) = (table.key_json(key)?, table.key_json(old_key)?);
         let unavailable = table.unavailable(unavailable);
-        let gone = headers(Some(("__debezium.newkey", &new_json)), None);
+        let gone = headers(Some(("__debezium.newkey", &new_json)), None, false);
         append(table, view, self.group, self.common, (Some(old_key), Some(value), &gone));
         if table.key_id.is_some() {
             append(table, view, self.group, self.common, (Some(old_key), None, &gone));
         }
-        let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref());
+        let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref(), view.row_follows);
         append(table, view, self.group, self.common, (Some(key), Some(second), &come));
         Ok(())
     }
@@ -414,8 +411,13 @@ impl Table {
     }
 }
 
-fn headers<'a>(key: Option<(&'a str, &'a [u8])>, unavailable: Option<&'a [u8]>) -> Vec<Header<'a>> {
-    key.into_iter().chain(unavailable.map(|names| (UNAVAILABLE_HEADER, names))).collect()
+fn headers<'a>(
+    key: Option<(&'a str, &'a [u8])>,
+    unavailable: Option<&'a [u8]>,
+    row_follows: bool,
+) -> Vec<Header<'a>> {
+    let follows = (row_follows && unavailable.is_some()).then_some((ROW_FOLLOWS_HEADER, b"true".as_slice()));
+    key.into_iter().chain(unavailable.map(|names| (UNAVAILABLE_HEADER, names))).chain(follows).collect()
 }
 
 /// Debezium's logical name and connector name, from the change's own `source` block.

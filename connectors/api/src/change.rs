@@ -11,6 +11,12 @@ use crate::{
     value::ValueRef,
 };
 
+/// Header of a record that holds placeholders because the source did not send unchanged values: a JSON list of the columns.
+pub const UNAVAILABLE_HEADER: &str = "__rowstream.unavailable";
+
+/// Header beside [`UNAVAILABLE_HEADER`] on a record whose whole row the snapshot delivers later; its value is `true`.
+pub const ROW_FOLLOWS_HEADER: &str = "__rowstream.row_follows";
+
 /// Debezium's operation letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -69,6 +75,9 @@ pub struct ChangeView<'a> {
     pub source: &'a [ValueRef<'a>],
     /// Commit time in milliseconds since the epoch; the record's timestamp.
     pub timestamp_ms: i64,
+    /// The table's snapshot is still under way and will deliver the whole row after this change: a destination that does
+    /// not have the row yet need not miss the values that this change left out.
+    pub row_follows: bool,
 }
 
 /// The images of a change. `before` is absent when the source did not send one.

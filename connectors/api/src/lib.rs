@@ -19,7 +19,10 @@ pub mod text;
 pub mod units;
 pub mod value;
 
-pub use change::{Change, ChangeSet, ChangeView, NoChanges, Op, SourceBatch, TableSchema};
+pub use change::{
+    Change, ChangeSet, ChangeView, NoChanges, Op, ROW_FOLLOWS_HEADER, SourceBatch, TableSchema,
+    UNAVAILABLE_HEADER,
+};
 pub use config::{ConfigSpec, FieldDoc, FieldKind, Secret};
 pub use error::{Attempting, Chain, Class, ConfigError, ConfigErrors, ConnectorError, RecordError, Stage};
 pub use offset::{SourceOffset, SourceOffsets, SourcePartition, TopicOffsets, TopicPartition};

@@ -285,6 +285,12 @@ impl PostgresSourceTask {
         if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
             run.touched.record(&raw, &tables, &progress.todo)?;
         }
+        let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
+        let unread = |plan: &TablePlan| {
+            todo.iter()
+                .any(|(schema, name)| *schema == plan.relation.namespace && *name == plan.relation.name)
+        };
+        let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.advance(&raw);
         let mut entries = raw.entries;
@@ -306,6 +312,7 @@ impl PostgresSourceTask {
             entries,
             transactions: raw.transactions,
             tables,
+            unread,
             names: Arc::clone(&self.names),
         };
         Ok(SourceBatch {

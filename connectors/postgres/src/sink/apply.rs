@@ -307,7 +307,7 @@ impl Applier<'_> {
         Ok(self.client.execute(self.statement(plan, action)?, &parameters).await?)
     }
 
-    /// The rows of an update that the target does not have.
+    /// The rows of an update that the target does not have and that do not follow later.
     async fn missing<'r>(
         &self,
         arena: &[u8],
@@ -322,6 +322,7 @@ impl Applier<'_> {
             let ordinal: i64 = row.try_get(0)?;
             missing.extend(usize::try_from(ordinal - 1).ok().and_then(|index| rows.get(index)));
         }
+        missing.retain(|row| !row.follows);
         Ok(missing)
     }
 

@@ -11,7 +11,9 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use rowstream_api::{RecordError, Schema, SinkRecord, Stage, ValueRef};
+use rowstream_api::{
+    ROW_FOLLOWS_HEADER, RecordError, Schema, SinkRecord, Stage, UNAVAILABLE_HEADER, ValueRef,
+};
 
 use super::{
     encode::{UNAVAILABLE, encode},
@@ -51,6 +53,8 @@ pub(crate) struct Entry {
     pub(crate) bytes: Range<usize>,
     pub(crate) key_end: usize,
     pub(crate) delete: bool,
+    /// The whole row follows by the source's snapshot, so the target need not have it yet.
+    pub(crate) follows: bool,
 }
 
 /// What came of a record.
@@ -237,7 +241,10 @@ impl Encoder<'_> {
             }
             (Kind::Write(_) | Kind::Delete | Kind::Truncate, _) => take(&mut fields, envelope.after),
         };
-        let row = if let ValueRef::Struct(row) = image { Some(row) } else { None };
+        let mut row = if let ValueRef::Struct(row) = image { Some(row) } else { None };
+        if let (Some(row), Kind::Write(_)) = (&mut row, op) {
+            mark_unavailable(record, &shape.row, row)?;
+        }
         if row.is_none() && matches!(op, Kind::Write(_)) {
             return Err(no_after());
         }
@@ -295,7 +302,8 @@ impl Encoder<'_> {
                 }
             }
         }
-        let entry = Entry { record: index, bytes: start..arena.len(), key_end, delete };
+        let follows = record.headers.iter().any(|(name, _)| &**name == ROW_FOLLOWS_HEADER);
+        let entry = Entry { record: index, bytes: start..arena.len(), key_end, delete, follows };
         let segment = self.batch.segment(plan);
         segment.entries.push(entry);
         Ok(())
@@ -435,6 +443,27 @@ fn length_at(arena: &[u8], at: usize) -> Option<i32> {
 
 fn element_end(arena: &[u8], at: usize) -> usize {
     at + 4 + length_at(arena, at).and_then(|length| usize::try_from(length).ok()).unwrap_or(0)
+}
+
+/// Columns that the record's header names hold a placeholder, whatever it looks like in their type.
+fn mark_unavailable(
+    record: &SinkRecord,
+    schema: &Schema,
+    row: &mut [ValueRef<'_>],
+) -> Result<(), RecordError> {
+    let Some((_, names)) = record.headers.iter().find(|(name, _)| &**name == UNAVAILABLE_HEADER) else {
+        return Ok(());
+    };
+    let names: Vec<String> = serde_json::from_slice(names).map_err(|_| {
+        let message = format!("header `{UNAVAILABLE_HEADER}` is not a JSON list of column names");
+        RecordError::new(Stage::TaskPut, "HEADER_INVALID", message)
+    })?;
+    for name in names {
+        if let Some(value) = schema.field(&name).and_then(|(index, _)| row.get_mut(index)) {
+            *value = ValueRef::Unavailable;
+        }
+    }
+    Ok(())
 }
 
 fn take<'a>(fields: &mut [ValueRef<'a>], index: usize) -> ValueRef<'a> {

@@ -82,6 +82,7 @@ impl ChangeSet for SnapshotRows {
                 change: Change::Read { after: &row },
                 source: &source,
                 timestamp_ms: self.read_at_us.div_euclid(1000),
+                row_follows: false,
             })?;
         }
         Ok(())

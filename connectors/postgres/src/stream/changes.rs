@@ -37,6 +37,8 @@ pub struct StreamChanges {
     pub transactions: Vec<Transaction>,
     /// What entries name; `None` for a table that is not captured, which no entry names.
     pub tables: Vec<Option<Arc<TablePlan>>>,
+    /// Whether the snapshot has yet to deliver (the rest of) the table's rows, by relation.
+    pub unread: Vec<bool>,
     /// Names.
     pub names: Arc<SourceNames>,
 }
@@ -131,7 +133,14 @@ impl ChangeSet for StreamChanges {
             let source = source_block(&self.names, plan, transaction, entry.lsn, &sequence);
             let mut lend = |change: Change<'_>| {
                 let timestamp_ms = transaction.commit_time_us.div_euclid(1000);
-                visitor(ChangeView { table: &plan.schema, change, source: &source, timestamp_ms })
+                let row_follows = self.unread.get(entry.relation as usize).copied().unwrap_or(false);
+                visitor(ChangeView {
+                    table: &plan.schema,
+                    change,
+                    source: &source,
+                    timestamp_ms,
+                    row_follows,
+                })
             };
             match entry.kind {
                 EntryKind::Truncate => lend(Change::Truncate)?,
