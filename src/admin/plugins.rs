@@ -110,9 +110,8 @@ fn report(plugin: &Plugin, flat: &Map<String, Value>, errors: ConfigErrors) -> V
 fn entry(definition: Value, flat: &Map<String, Value>, errors: Vec<String>) -> Value {
     let name = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let secret = definition.get("type").is_some_and(|t| t == "PASSWORD");
-    let key = if name == "connector" { "connector.class" } else { name.as_str() };
-    let given = flat.get(key).filter(|v| !v.is_null());
-    let value = match given {
+    let given = flat.iter().find(|(key, value)| check::our_name(key) == name && !value.is_null());
+    let value = match given.map(|(_, value)| value) {
         Some(_) if secret => json!(mask::MASK),
         Some(Value::String(text)) => json!(text),
         Some(other) => json!(other.to_string()),
