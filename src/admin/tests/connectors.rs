@@ -126,7 +126,11 @@ async fn wrong_configurations_name_every_problem() {
     fine["name"] = json!("any");
     let (_, report) = daemon.call(Method::PUT, path, fine).await;
     assert_eq!(report["error_count"], 0, "{report}");
-    assert!(!report.to_string().contains("whsec"));
+    assert!(!report.to_string().contains("MDEyMzQ1"), "{report}");
+    let typo =
+        json!({ "name": "any", "url_passwrd": "hunter2", "headers.authorization": { "no": "hunter2" } });
+    let report = daemon.call(Method::PUT, path, typo).await.1.to_string();
+    assert!(!report.contains("hunter2"), "{report}");
     let class = json!({ "connector.class": "postgres-sink" });
     assert_eq!(
         refused(daemon.call(Method::PUT, path, class).await, 400),
