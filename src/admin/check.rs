@@ -66,10 +66,19 @@ pub fn flat(name: &str, flat: &Map<String, Value>) -> Result<(ConnectorSpec, Plu
     Err(errors)
 }
 
-/// Whether a key of the flat map belongs to the frame, by our name or by Connect's.
+/// Our name of a frame field that Connect names otherwise; any other key as it is.
+pub(super) fn our_name(key: &str) -> &str {
+    match key {
+        "connector.class" => "connector",
+        "tasks.max" => "tasks_max",
+        "errors.deadletterqueue.topic.name" => "errors.dead_letter_topic",
+        other => other,
+    }
+}
+
+/// Whether a key of the flat map belongs to the frame.
 fn is_frame(key: &str) -> bool {
-    const CONNECT: [&str; 3] = ["connector.class", "tasks.max", "errors.deadletterqueue.topic.name"];
-    CONNECT.contains(&key) || FRAME_FIELDS.iter().any(|f| f.path == key)
+    FRAME_FIELDS.iter().any(|f| f.path == our_name(key))
 }
 
 /// These settings in a frame without mistakes.

@@ -106,9 +106,9 @@ pub(super) async fn patch_config(
     let patch: Map<String, Value> = parse(body)?;
     let mut flat = mask::whole(&state.worker.view(&name).await?.spec);
     for (key, value) in patch {
-        if value.is_null() {
-            flat.remove(&key);
-        } else {
+        // The stored key may be Connect's name for the same field, or ours.
+        flat.retain(|stored, _| check::our_name(stored) != check::our_name(&key));
+        if !value.is_null() {
             flat.insert(key, value);
         }
     }

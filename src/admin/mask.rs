@@ -16,7 +16,7 @@ use crate::{
 pub const MASK: &str = "***";
 
 /// Parts of names that mean a secret.
-const SECRET_WORDS: [&str; 7] = ["password", "passwd", "secret", "token", "key", "credential", "auth"];
+const SECRET_WORDS: [&str; 7] = ["pass", "pwd", "secret", "token", "key", "credential", "auth"];
 
 /// A connector's configuration as Connect's flat map of texts, without its secrets.
 #[must_use]
@@ -93,7 +93,8 @@ pub fn fields_of(connector: &str) -> &'static [FieldDoc] {
     registry::plugin(connector).map_or(&[], |plugin| plugin.fields)
 }
 
-fn is_secret(key: &str, fields: &[FieldDoc]) -> bool {
+/// Whether the value of this key must not be shown.
+pub(super) fn is_secret(key: &str, fields: &[FieldDoc]) -> bool {
     let names = |field: &&FieldDoc| {
         field.path == key
             || field.kind.is_map() && key.strip_prefix(field.path).is_some_and(|rest| rest.starts_with('.'))

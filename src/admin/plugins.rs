@@ -93,10 +93,11 @@ fn report(plugin: &Plugin, flat: &Map<String, Value>, errors: ConfigErrors) -> V
     for (order, field) in fields(plugin).enumerate() {
         let at = by_key.iter().position(|(key, _)| key == field.path);
         let messages = at.map(|at| by_key.swap_remove(at).1).unwrap_or_default();
-        configs.push(entry(definition(field, order), flat, messages));
+        configs.push(entry(plugin, definition(field, order), flat, messages));
     }
     for (key, messages) in by_key {
-        configs.push(entry(json!({ "name": key, "type": "STRING", "required": false }), flat, messages));
+        let unknown = json!({ "name": key, "type": "STRING", "required": false });
+        configs.push(entry(plugin, unknown, flat, messages));
     }
     let groups: Vec<&str> = plugin.fields.iter().map(|f| group(f)).fold(Vec::new(), |mut all, group| {
         if !all.contains(&group) {
@@ -107,12 +108,11 @@ fn report(plugin: &Plugin, flat: &Map<String, Value>, errors: ConfigErrors) -> V
     json!({ "name": plugin.name, "error_count": count, "groups": groups, "configs": configs })
 }
 
-fn entry(definition: Value, flat: &Map<String, Value>, errors: Vec<String>) -> Value {
+fn entry(plugin: &Plugin, definition: Value, flat: &Map<String, Value>, errors: Vec<String>) -> Value {
     let name = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let secret = definition.get("type").is_some_and(|t| t == "PASSWORD");
-    let key = if name == "connector" { "connector.class" } else { name.as_str() };
-    let given = flat.get(key).filter(|v| !v.is_null());
-    let value = match given {
+    let secret = mask::is_secret(&name, plugin.fields);
+    let given = flat.iter().find(|(key, value)| check::our_name(key) == name && !value.is_null());
+    let value = match given.map(|(_, value)| value) {
         Some(_) if secret => json!(mask::MASK),
         Some(Value::String(text)) => json!(text),
         Some(other) => json!(other.to_string()),

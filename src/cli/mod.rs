@@ -28,7 +28,7 @@ use exit::{EXIT_CODES, Exit, Failure};
 
 /// Captures row changes from databases, exactly once, and delivers them to databases and webhooks.
 #[derive(Debug, Parser)]
-#[command(name = "rowstream", version, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "rowstream", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -203,6 +203,9 @@ impl ConnectorSpec {
         };
         let frame = spec::check(&document, FRAME_FIELDS, "", &mut errors);
         let name = text(&frame, "name");
+        if frame.contains_key("name") && name.is_empty() {
+            errors.push("name", "is empty, e.g. `shop`");
+        }
         if !name.is_empty() && !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
             errors.push("name", "may hold letters, digits, `.`, `_` and `-` only");
         }

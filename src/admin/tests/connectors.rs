@@ -30,6 +30,16 @@ async fn a_connector_is_created_shown_changed_and_deleted() {
     let (status, patched) = daemon.call(Method::PATCH, "/connectors/other/config", patch).await;
     assert_eq!((status, &patched["config"]["concurrency"]), (200, &json!("2")));
     assert_eq!(patched["config"].get("timeout"), None);
+    let (_, patched) =
+        daemon.call(Method::PATCH, "/connectors/other/config", json!({ "tasks.max": "2" })).await;
+    assert_eq!(patched["config"]["tasks_max"], "2");
+    let (_, patched) =
+        daemon.call(Method::PATCH, "/connectors/other/config", json!({ "tasks.max": null })).await;
+    assert_eq!(patched["config"].get("tasks_max"), None);
+    let nameless = json!({ "name": "", "config": hook() });
+    assert!(
+        refused(daemon.call(Method::POST, "/connectors", nameless).await, 400).contains("name: is empty")
+    );
 
     assert_eq!(daemon.call(Method::DELETE, "/connectors/other", Value::Null).await, (204, Value::Null));
     let gone = refused(daemon.get("/connectors/other").await, 404);
@@ -116,7 +126,11 @@ async fn wrong_configurations_name_every_problem() {
     fine["name"] = json!("any");
     let (_, report) = daemon.call(Method::PUT, path, fine).await;
     assert_eq!(report["error_count"], 0, "{report}");
-    assert!(!report.to_string().contains("whsec"));
+    assert!(!report.to_string().contains("MDEyMzQ1"), "{report}");
+    let typo =
+        json!({ "name": "any", "url_passwrd": "hunter2", "headers.authorization": { "no": "hunter2" } });
+    let report = daemon.call(Method::PUT, path, typo).await.1.to_string();
+    assert!(!report.contains("hunter2"), "{report}");
     let class = json!({ "connector.class": "postgres-sink" });
     assert_eq!(
         refused(daemon.call(Method::PUT, path, class).await, 400),
@@ -175,11 +189,12 @@ async fn target_states_and_restarts() {
 async fn offsets_move_only_while_stopped() {
     let daemon = Daemon::with_hook().await;
     let group = crate::task::sink_loop::group_of("hook");
-    let offsets = [(TopicPartition::new("shop.a", 0), 7)].into();
+    daemon.log.writer("test-0").await.unwrap().partitions("shop.a").await.unwrap();
+    let offsets = [(TopicPartition::new("shop.a", 0), 0)].into();
     daemon.log.commit_group_offsets(&group, offsets).await.unwrap();
     let path = "/connectors/hook/offsets";
     let expected = json!({ "offsets": [{
-        "partition": { "kafka_topic": "shop.a", "kafka_partition": 0 }, "offset": { "kafka_offset": 7 },
+        "partition": { "kafka_topic": "shop.a", "kafka_partition": 0 }, "offset": { "kafka_offset": 0 },
     }]});
     assert_eq!(daemon.get(path).await, (200, expected));
     let message = refused(daemon.call(Method::DELETE, path, Value::Null).await, 400);
