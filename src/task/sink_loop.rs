@@ -62,12 +62,18 @@ pub struct SinkTaskRun {
     pub shared: TaskShared,
     /// Its meters.
     pub metrics: SinkTaskMetrics,
+    /// Runs so far.
+    pub runs: u64,
 }
 
 impl Runnable for SinkTaskRun {
     fn run<'a>(&'a mut self, stop: &'a CancellationToken) -> BoxFuture<'a, Run> {
         async move {
             let mut committed_any = false;
+            if self.runs > 0 {
+                self.metrics.task.restarted();
+            }
+            self.runs += 1;
             let outcome = self.once(stop, &mut committed_any).await;
             if let Err(error) = &outcome {
                 self.metrics.task.failed(error.code);

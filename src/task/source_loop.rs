@@ -49,12 +49,18 @@ pub struct SourceTaskRun {
     pub shared: TaskShared,
     /// Its meters.
     pub metrics: SourceTaskMetrics,
+    /// Runs so far.
+    pub runs: u64,
 }
 
 impl Runnable for SourceTaskRun {
     fn run<'a>(&'a mut self, stop: &'a CancellationToken) -> BoxFuture<'a, Run> {
         async move {
             let mut committed_any = false;
+            if self.runs > 0 {
+                self.metrics.task.restarted();
+            }
+            self.runs += 1;
             let outcome = self.once(stop, &mut committed_any).await;
             self.metrics.run_ended();
             if let Err(error) = &outcome {

@@ -58,7 +58,6 @@ struct Series {
 pub struct TaskMetrics {
     series: Arc<Series>,
     restarts: IntCounter,
-    retries: IntCounter,
     skipped: IntCounter,
     dead_letters: IntCounter,
 }
@@ -217,7 +216,6 @@ impl Metrics {
         let labels: [&str; 2] = labels.each_ref().map(String::as_str);
         TaskMetrics {
             restarts: f.task_restarts.with_label_values(&labels),
-            retries: f.task_retries.with_label_values(&labels),
             skipped: f.task_skipped.with_label_values(&labels),
             dead_letters: f.dead_letters.with_label_values(&labels),
             series,
@@ -271,10 +269,6 @@ impl TaskMetrics {
     pub fn failed(&self, code: &'static str) {
         let [connector, task] = self.series.labels();
         self.series.shared.families.task_errors.with_label_values(&[&connector, &task, code]).inc();
-    }
-    /// An operation is tried again within a run.
-    pub fn retried(&self) {
-        self.retries.inc();
     }
     /// Records were skipped, as tolerance allows.
     pub fn skipped(&self, records: u64) {

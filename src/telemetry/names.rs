@@ -38,8 +38,6 @@ pub(super) const TASK_ERRORS: Name = Name {
     labels: &["connector", "task", "code"],
     help: "Errors that ended a run of the task, by stable code",
 };
-pub(super) const TASK_RETRIES: Name =
-    of_task("rowstream_task_retries_total", "Operations tried again within a run of the task");
 pub(super) const TASK_SKIPPED: Name =
     of_task("rowstream_task_records_skipped_total", "Records skipped because of errors, as tolerance allows");
 pub(super) const DEAD_LETTERS: Name = of_task(

@@ -343,7 +343,7 @@ impl Actor {
                     let shared = shared(task);
                     let status = shared.status.clone();
                     let metrics = metrics.source_task(&spec.name, task, &status.gauges);
-                    (status, Box::new(SourceTaskRun { plan, shared, metrics }) as Box<dyn Runnable>)
+                    (status, Box::new(SourceTaskRun { plan, shared, metrics, runs: 0 }) as Box<dyn Runnable>)
                 })
                 .collect(),
             // One reader of all topics: more would need the log's partitions divided among them.
@@ -354,7 +354,8 @@ impl Actor {
                 let topics = TopicFilter::new(spec.topics.iter().cloned());
                 vec![(
                     status,
-                    Box::new(SinkTaskRun { plan: plan.into(), topics, shared, metrics }) as Box<dyn Runnable>,
+                    Box::new(SinkTaskRun { plan: plan.into(), topics, shared, metrics, runs: 0 })
+                        as Box<dyn Runnable>,
                 )]
             }
         }

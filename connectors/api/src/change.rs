@@ -14,7 +14,8 @@ use crate::{
 /// Header of a record that holds placeholders because the source did not send unchanged values: a JSON list of the columns.
 pub const UNAVAILABLE_HEADER: &str = "__rowstream.unavailable";
 
-/// Header beside [`UNAVAILABLE_HEADER`] on a record whose whole row the snapshot delivers later; its value is `true`.
+/// Header beside [`UNAVAILABLE_HEADER`] on a record whose left-out values nobody needs to miss: the whole row follows by
+/// the snapshot, or the row's end follows. Its value is `true`.
 pub const ROW_FOLLOWS_HEADER: &str = "__rowstream.row_follows";
 
 /// Debezium's operation letters.
@@ -75,8 +76,8 @@ pub struct ChangeView<'a> {
     pub source: &'a [ValueRef<'a>],
     /// Commit time in milliseconds since the epoch; the record's timestamp.
     pub timestamp_ms: i64,
-    /// The table's snapshot is still under way and will deliver the whole row after this change: a destination that does
-    /// not have the row yet need not miss the values that this change left out.
+    /// Nobody needs to miss the values that this change left out: the table's snapshot is under way and delivers the whole
+    /// row after it, or the row is gone by now and what took it away follows.
     pub row_follows: bool,
 }
 

@@ -203,7 +203,13 @@ impl ConnectionPlan {
             TlsMode::Prefer => SslMode::Prefer,
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
         });
-        let attempt = |e| from_postgres(e).while_attempting(&format!("connect to {}", self.address()));
+        let attempt = |e| {
+            from_postgres(e).while_attempting(&format!(
+                "connect to {} as `{}`",
+                self.address(),
+                self.config.user
+            ))
+        };
         let connected = tokio::time::timeout(self.config.connect_timeout, async {
             match self.tls()? {
                 Some(tls) => {

@@ -50,6 +50,14 @@ pub fn from_postgres(error: tokio_postgres::Error) -> ConnectorError {
         }
         return result;
     }
+    // `tokio-postgres` has no variant for it that can be asked for.
+    if std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("password missing")) {
+        return ConnectorError::config(
+            "PG_AUTHENTICATION",
+            "the server asks for a password and none is configured",
+        )
+        .remedy("set connection.password");
+    }
     // The client's own errors say little themselves ("error connecting to server"): the cause is the message.
     let cause = std::error::Error::source(&error).map(ToString::to_string);
     let message = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));

@@ -24,6 +24,7 @@ use crate::{
     connection::ConnectionPlan,
     end_point,
     error::classify,
+    ident::QuotedIdent,
     tls::TlsMode,
     wire::{
         Cursor, DecodeError,
@@ -107,7 +108,14 @@ impl RawConnection {
             .unwrap_or_else(|_| {
                 Err(ConnectorError::transient("PG_CONNECTION", format!("no answer within {limit:?}")))
             })
-            .attempting(|| format!("connect to {}", plan.address()))
+            .attempting(|| format!("connect to {} as `{}` for replication", plan.address(), plan.config.user))
+            .map_err(|error| match error.code {
+                "PG_PRIVILEGE" => {
+                    let role = QuotedIdent::new(&plan.config.user);
+                    error.remedy(format!("as a superuser: ALTER ROLE {role} REPLICATION;"))
+                }
+                _ => error,
+            })
     }
 
     async fn connect_now(plan: &ConnectionPlan, purpose: Purpose) -> Result<Self, ConnectorError> {

@@ -1,7 +1,7 @@
 //! The source connector: `start` makes what is missing and checks what is there, `poll` yields the stream.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -32,6 +32,7 @@ use crate::{
         assemble::RawBatch,
         changes::{SourceNames, StreamChanges},
         reader::{Reader, StreamPlan},
+        rekey,
     },
     table::{self, TablePlan},
     wire::pgoutput::Relation,
@@ -200,8 +201,12 @@ impl PostgresSourceTask {
         for relation in &relations {
             tables.push(self.tables.plan_of(relation, &self.plan).await?);
         }
+        let mut gone = BTreeSet::new();
+        if let Some(raw) = self.pending.as_mut().filter(|raw| rekey::may_lack(raw)) {
+            gone = rekey::fill(self.tables.client(&self.plan).await?, raw, &tables).await?;
+        }
         let Some(raw) = self.pending.take() else { return self.position_only() };
-        self.yielded(raw, tables)
+        self.yielded(raw, tables, gone)
     }
 
     /// Starts the snapshot's next read when it has nothing to do, or ends the snapshot.
@@ -281,6 +286,7 @@ impl PostgresSourceTask {
         &mut self,
         raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
+        gone: BTreeSet<u32>,
     ) -> Result<SourceBatch, ConnectorError> {
         if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
             run.touched.record(&raw, &tables, &progress.todo)?;
@@ -313,6 +319,7 @@ impl PostgresSourceTask {
             transactions: raw.transactions,
             tables,
             unread,
+            gone,
             names: Arc::clone(&self.names),
         };
         Ok(SourceBatch {

@@ -96,7 +96,6 @@ pub struct WebhookTask {
 struct Counts {
     delivered: u32,
     refused: u32,
-    retried: u32,
 }
 
 /// A request that ended.
@@ -241,7 +240,7 @@ impl WebhookTask {
                     Verdict::Throttled => {
                         self.pace.overloaded(started, now);
                         self.pace.throttled(retry_after, &self.retry, now);
-                        self.counts.retried += 1;
+                        self.gauges.add("webhook_retries_total", 1.0);
                         self.lanes.put_back(head.key);
                     }
                     Verdict::Retry => {
@@ -275,7 +274,7 @@ impl WebhookTask {
             self.finish(head, Some(error::retries_exhausted(failures, reason)));
             return;
         }
-        self.counts.retried += 1;
+        self.gauges.add("webhook_retries_total", 1.0);
         let until = Instant::now() + self.retry.wait(failures, asked);
         self.lanes.park(head.key, until);
     }
@@ -311,7 +310,6 @@ impl WebhookTask {
         let counts = std::mem::take(&mut self.counts);
         self.gauges.add("webhook_delivered_total", f64::from(counts.delivered));
         self.gauges.add("webhook_refused_total", f64::from(counts.refused));
-        self.gauges.add("webhook_retries_total", f64::from(counts.retried));
         self.gauges.set("webhook_pending_records", count(self.lanes.records()));
         self.gauges.set("webhook_pending_bytes", count(self.lanes.bytes()));
         self.gauges.set("webhook_parked_keys", count(self.lanes.parked()));

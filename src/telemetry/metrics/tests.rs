@@ -73,7 +73,6 @@ fn a_sink_task_is_exposed_under_its_names() {
     sink.refused(1);
     sink.lag(Lag { records: 7, bytes: 70 });
     sink.task.dead_lettered(1);
-    sink.task.retried();
     sink.task.restarted();
     assert!(!page(&metrics).contains("rowstream_sink_rows_written_total"), "not every sink has rows");
     sink.rows(6, 2);
@@ -90,7 +89,6 @@ fn a_sink_task_is_exposed_under_its_names() {
         r#"rowstream_sink_lag_records{connector="warehouse",task="1"} 7"#,
         r#"rowstream_sink_lag_bytes{connector="warehouse",task="1"} 70"#,
         r#"rowstream_deadletterqueue_produce_total{connector="warehouse",task="1"} 1"#,
-        r#"rowstream_task_retries_total{connector="warehouse",task="1"} 1"#,
         r#"rowstream_task_restarts_total{connector="warehouse",task="1"} 1"#,
     ] {
         assert_line(&page, line);

@@ -115,8 +115,9 @@ pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>,
             });
         }
         push(Action::Delete, touched);
-        for (columns, rows) in partial {
-            let insert = plan.keys == 0 || config.missing_unavailable == MissingUnavailable::InsertNull;
+        for ((columns, begins), rows) in partial {
+            let by_policy = config.missing_unavailable == MissingUnavailable::InsertNull;
+            let insert = plan.keys == 0 || by_policy || begins;
             push(if insert { Action::Write(columns) } else { Action::Update(columns) }, rows);
         }
         push(Action::Write((0..plan.columns.len()).collect()), whole);
@@ -124,7 +125,8 @@ pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>,
     (steps, counts)
 }
 
-type ByColumns = std::collections::BTreeMap<Vec<usize>, Vec<Entry>>;
+/// By the columns that rows have, and whether they begin a row whose other values nobody will miss.
+type ByColumns = std::collections::BTreeMap<(Vec<usize>, bool), Vec<Entry>>;
 
 /// Whole rows, and rows that lack columns by the set of those they have.
 fn by_present_columns(arena: &[u8], rows: Vec<Entry>, plan: &TablePlan) -> (Vec<Entry>, ByColumns) {
@@ -138,7 +140,8 @@ fn by_present_columns(arena: &[u8], rows: Vec<Entry>, plan: &TablePlan) -> (Vec<
         }
         let present = elements(arena, row.bytes.clone()).enumerate().filter(|(_, element)| has(*element));
         let present: Vec<usize> = present.map(|(index, _)| index).collect();
-        partial.entry(present).or_default().push(row);
+        let begins = row.create && row.follows;
+        partial.entry((present, begins)).or_default().push(row);
     }
     (whole, partial)
 }

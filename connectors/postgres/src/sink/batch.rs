@@ -53,8 +53,10 @@ pub(crate) struct Entry {
     pub(crate) bytes: Range<usize>,
     pub(crate) key_end: usize,
     pub(crate) delete: bool,
-    /// The whole row follows by the source's snapshot, so the target need not have it yet.
+    /// The values it left out need not be missed: the whole row follows by the source's snapshot, or the row's end does.
     pub(crate) follows: bool,
+    /// It begins a row.
+    pub(crate) create: bool,
 }
 
 /// What came of a record.
@@ -302,8 +304,9 @@ impl Encoder<'_> {
                 }
             }
         }
+        let create = decoded.op == Kind::Write("c");
         let follows = record.headers.iter().any(|(name, _)| &**name == ROW_FOLLOWS_HEADER);
-        let entry = Entry { record: index, bytes: start..arena.len(), key_end, delete, follows };
+        let entry = Entry { record: index, bytes: start..arena.len(), key_end, delete, follows, create };
         let segment = self.batch.segment(plan);
         segment.entries.push(entry);
         Ok(())
@@ -392,6 +395,8 @@ impl Segment {
                     let earlier = std::mem::replace(last, entry);
                     if !earlier.delete && !last.delete && has_unavailable(arena, last) {
                         merge(arena, &earlier, last);
+                        (last.create, last.follows) =
+                            (last.create || earlier.create, last.follows || earlier.follows);
                     }
                 }
                 None => rows.push(entry),

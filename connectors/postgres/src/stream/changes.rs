@@ -1,7 +1,7 @@
 //! A batch of the stream as the pipeline visits it: each change is decoded when it is lent, into scratch space that
 //! the whole visit shares.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 
 use rowstream_api::{Change, ChangeSet, ChangeView, ConnectorError, RecordError, ValueRef};
 
@@ -39,6 +39,8 @@ pub struct StreamChanges {
     pub tables: Vec<Option<Arc<TablePlan>>>,
     /// Whether the snapshot has yet to deliver (the rest of) the table's rows, by relation.
     pub unread: Vec<bool>,
+    /// Key changes whose row is gone by now, by the start of their messages.
+    pub gone: BTreeSet<u32>,
     /// Names.
     pub names: Arc<SourceNames>,
 }
@@ -133,7 +135,8 @@ impl ChangeSet for StreamChanges {
             let source = source_block(&self.names, plan, transaction, entry.lsn, &sequence);
             let mut lend = |change: Change<'_>| {
                 let timestamp_ms = transaction.commit_time_us.div_euclid(1000);
-                let row_follows = self.unread.get(entry.relation as usize).copied().unwrap_or(false);
+                let row_follows = self.unread.get(entry.relation as usize).copied().unwrap_or(false)
+                    || self.gone.contains(&entry.start);
                 visitor(ChangeView {
                     table: &plan.schema,
                     change,

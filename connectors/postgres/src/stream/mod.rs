@@ -12,3 +12,4 @@ pub mod assemble;
 pub mod changes;
 pub mod queue;
 pub mod reader;
+pub mod rekey;
