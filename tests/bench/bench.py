@@ -23,7 +23,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 # 10 columns, about 250 bytes a row as text.
 COLUMNS = """id bigint PRIMARY KEY, customer int NOT NULL, amount numeric(12,2), paid boolean, score double precision,
     placed timestamptz, day date, status text, note text, payload text"""
-ROW = """i, (i * 7919 % 100000)::int, (i % 1000000) / 100.0, i % 3 = 0, i / 7.0, '2026-01-01'::timestamptz + i * interval '1 second',
+ROW = """i, (i::bigint * 7919 % 100000)::int, (i % 1000000) / 100.0, i % 3 = 0, i / 7.0, '2026-01-01'::timestamptz + i * interval '1 second',
     '2026-01-01'::date + (i % 1000)::int, 'status ' || i % 7, 'a note about order ' || i, repeat(md5(i::text), 3)"""
 # What the issue asks for, beside each figure.
 TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3}
@@ -50,8 +50,7 @@ class Server:
         return done.stdout
 
     def client(self, *arguments, **options):
-        return subprocess.run(["sh", SCRIPT, "15", "client", *map(str, arguments)], env=self.environment, check=True, text=True,
-                              stderr=subprocess.PIPE, **options)
+        return subprocess.run(["sh", SCRIPT, "15", "client", *map(str, arguments)], env=self.environment, check=True, text=True, **options)
 
     def sql(self, database, sql):
         return self.client("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, input=sql, stdout=subprocess.PIPE).stdout.strip()
@@ -167,8 +166,8 @@ def drop_source(server, database):
 SMALL = """
 CREATE PROCEDURE fill(rows bigint) LANGUAGE plpgsql AS $$
 BEGIN
-    FOR first IN 1..rows BY 10 LOOP
-        INSERT INTO orders SELECT %s FROM generate_series(first, first + 9) i;
+    FOR start IN 1..rows BY 10 LOOP
+        INSERT INTO orders SELECT %s FROM generate_series(start, start + 9) i;
         COMMIT;
     END LOOP;
 END $$;
