@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Accepted and not yet durable records of one task.
-const PENDING_BYTES_MAX: usize = 8 << 20;
+const PENDING_BYTES_MAX: usize = 4 << 20;
 /// How long group offsets may lag for a sink that keeps its own.
 const GROUP_OFFSETS_LAZY: Duration = Duration::from_secs(1);
 /// And for one that does not: what a crash may deliver again.
