@@ -9,7 +9,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
-        one_at_a_time,
+        note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
         rig::{self, Rig},
@@ -191,7 +191,7 @@ fn class_08_big_transaction_in_bounded_memory() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid())).unwrap();
     let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
     let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    eprintln!("peak memory for one transaction of 130 MB: {} MiB", kib >> 10);
+    note(&format!("peak memory for one transaction of 130 MB: {} MiB", kib >> 10));
     assert!(kib >> 10 < 128, "{peak}");
     rig.daemon.until("the target has all", || {
         rig.target.sql.one("SELECT to_regclass('orders')")?;
