@@ -147,6 +147,19 @@ fn class_06_unchanged_toast() {
     rig.until_same();
 }
 
+/// 6, with a new key: the server leaves the unchanged value out of the row under its new key too, where the target has nothing yet.
+#[test]
+fn class_06_unchanged_toast_under_a_new_key() {
+    let rig = Rig::orders(0);
+    rig.source.sql.run("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL");
+    rig.daemon.start();
+    rig.daemon.until_state("shop", "RUNNING");
+    rig.source.sql.run("INSERT INTO orders VALUES (1, 1, repeat('long ', 4000))");
+    rig.until_same();
+    rig.source.sql.run("UPDATE orders SET id = 2 WHERE id = 1");
+    rig.until_same();
+}
+
 /// 7: chunks follow the database's own order of keys, with collations and composite keys that sort unlike bytes do.
 #[test]
 fn class_07_chunk_order_of_odd_keys() {

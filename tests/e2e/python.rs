@@ -66,9 +66,7 @@ assert registry.test_compatibility(topic + "-value", latest.schema)
 #[test]
 fn python_registry_client_decodes_topics() {
     let Some(python) = python() else {
-        eprintln!(
-            "SKIPPED python_registry_client_decodes_topics: confluent-kafka can't be installed by pip here"
-        );
+        note("SKIPPED python_registry_client_decodes_topics: confluent-kafka can't be installed by pip here");
         return;
     };
     let rig = Rig::orders(3);
