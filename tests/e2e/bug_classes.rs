@@ -9,7 +9,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
-        one_at_a_time,
+        note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
         rig::{self, Rig},
@@ -147,6 +147,19 @@ fn class_06_unchanged_toast() {
     rig.until_same();
 }
 
+/// 6, with a new key: the server leaves the unchanged value out of the row under its new key too, where the target has nothing yet.
+#[test]
+fn class_06_unchanged_toast_under_a_new_key() {
+    let rig = Rig::orders(0);
+    rig.source.sql.run("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL");
+    rig.daemon.start();
+    rig.daemon.until_state("shop", "RUNNING");
+    rig.source.sql.run("INSERT INTO orders VALUES (1, 1, repeat('long ', 4000))");
+    rig.until_same();
+    rig.source.sql.run("UPDATE orders SET id = 2 WHERE id = 1");
+    rig.until_same();
+}
+
 /// 7: chunks follow the database's own order of keys, with collations and composite keys that sort unlike bytes do.
 #[test]
 fn class_07_chunk_order_of_odd_keys() {
@@ -191,7 +204,7 @@ fn class_08_big_transaction_in_bounded_memory() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid())).unwrap();
     let peak = status.lines().find(|l| l.starts_with("VmHWM")).unwrap();
     let kib: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    eprintln!("peak memory for one transaction of 130 MB: {} MiB", kib >> 10);
+    note(&format!("peak memory for one transaction of 130 MB: {} MiB", kib >> 10));
     assert!(kib >> 10 < 128, "{peak}");
     rig.daemon.until("the target has all", || {
         rig.target.sql.one("SELECT to_regclass('orders')")?;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::{
     daemon::Daemon,
+    note,
     postgres::Database,
     rig::{self, Rig},
 };
@@ -35,7 +36,7 @@ impl Drop for SmallDisk {
 #[test]
 fn full_disk_is_told_and_survived() {
     let Some(disk) = SmallDisk::mount("48m") else {
-        eprintln!("SKIPPED full_disk_is_told_and_survived: this user may not mount a tmpfs");
+        note("SKIPPED full_disk_is_told_and_survived: this user may not mount a tmpfs");
         return;
     };
     let ballast = disk.0.path().join("ballast");
@@ -85,14 +86,19 @@ fn flipped_byte_in_a_segment_is_named() {
     rig.daemon.start();
     rig.until_same();
     rig.daemon.stop();
-    rig.target.sql.run("DROP TABLE orders; DROP SCHEMA rowstream CASCADE");
+    rig.target.sql.run("DROP TABLE orders");
+    // A connector that has read nothing yet reads from the beginning.
+    rig.daemon.remove_connector("warehouse");
+    let mut reader = rig::sink(&rig.target, json!({}));
+    reader["name"] = json!("reader");
+    rig.daemon.connector(&reader);
     let segment = largest_segment(&rig.daemon.data_dir());
     let (place, was) = flip(&segment, |byte| byte ^ 0x40);
 
     rig.daemon.spawn();
     let told = rig.daemon.until("the damage is told", || {
         let log = rig.daemon.log();
-        let status = rig.daemon.state("warehouse").map(|(_, trace)| trace).unwrap_or_default();
+        let status = rig.daemon.state("reader").map(|(_, trace)| trace).unwrap_or_default();
         [log, status].into_iter().find(|t| t.contains("damaged"))
     });
     let name = segment.file_name().unwrap().to_str().unwrap();

@@ -12,7 +12,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
-        one_at_a_time,
+        note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
         rig,
@@ -69,10 +69,10 @@ fn exactly_once_under_sigkill() {
     let sent = receiver.count();
     assert!(samples > 100, "only {samples} samples of the slot");
     assert!(committed > 500, "only {committed} transactions committed");
-    eprintln!(
+    note(&format!(
         "{KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the source, \
          {delivered} webhooks ({sent} requests), {samples} samples of the slot"
-    );
+    ));
 }
 
 /// Kills at random moments. The first ones come early, so that they hit start and snapshot; the daemon is down at the end.

@@ -98,9 +98,9 @@ pub fn read(sql: &Sql) -> Ledger {
             add(old.unwrap(), Event::Delete);
         }
         if let Some(image) = json(image) {
-            // A changed key is a delete and an insert, and the insert carries the whole row.
+            // A changed key is a delete and an insert. The server leaves an unchanged large value out of it all the same.
             let op = if moved { "c".to_owned() } else { op };
-            let same_note = !moved && same_note.as_deref() == Some("t");
+            let same_note = same_note.as_deref() == Some("t");
             add(new.unwrap(), Event::Put { op, image, same_note });
         }
     }

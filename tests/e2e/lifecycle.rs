@@ -294,7 +294,7 @@ fn command_line_speaks_to_the_daemon() {
     assert!(run(&["topics", "list"]).contains("shop.public.orders"));
     let events = run(&["topics", "read", "shop.public.orders", "--json"]);
     assert_eq!(events.lines().count(), 12, "{events}");
-    assert!(run(&["offsets", "shop"]).contains("lsn"));
+    assert!(run(&["offsets", "show", "shop"]).contains("lsn"));
     let version = rig.daemon.cli(&["version"]);
     assert!(version.status.success());
     assert!(crate::support::daemon::said(&version).contains(env!("CARGO_PKG_VERSION")));

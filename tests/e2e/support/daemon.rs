@@ -129,13 +129,6 @@ impl Daemon {
         until("the daemon ends after SIGTERM", || self.log(), || child.try_wait().unwrap())
     }
 
-    /// Waits until it has ended by itself.
-    pub fn ended(&self) -> ExitStatus {
-        let mut child =
-            self.child.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it was started");
-        until("the daemon ends by itself", || self.log(), || child.try_wait().unwrap())
-    }
-
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
@@ -143,10 +136,6 @@ impl Daemon {
 
     pub fn pid(&self) -> u32 {
         self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().expect("it runs").id()
-    }
-
-    pub fn is_up(&self) -> bool {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     pub fn log(&self) -> String {

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long a cause may take on a busy two-core machine before the test calls it missing.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls `cause` until it answers; panics with `explain`'s text when it never does.
 pub fn until<T>(what: &str, explain: impl Fn() -> String, mut cause: impl FnMut() -> Option<T>) -> T {
@@ -26,6 +26,11 @@ pub fn until<T>(what: &str, explain: impl Fn() -> String, mut cause: impl FnMut(
         }
         std::thread::sleep(Duration::from_millis(15));
     }
+}
+
+/// Tells something on standard error that is to be seen even when the test passes.
+pub fn note(text: &str) {
+    let _nobody_reads = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("\n{text}\n"));
 }
 
 /// Tests that load the machine take turns, so that none of them measures another.
