@@ -33,10 +33,19 @@ if [ "$(. /etc/os-release && echo "$ID")" != debian ]; then
 fi
 
 say "1/3  PostgreSQL 15 (the first time it is downloaded: about ten seconds)"
+# A server of the demo's own, so that its databases are nobody else's; it shares the unpacked programs with the tests' server.
+shared=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)}
+export ROWSTREAM_SERVICES=$shared-demo
+mkdir -p "$ROWSTREAM_SERVICES"
+if [ -e "$shared/postgres-15/.ok" ] && [ ! -e "$ROWSTREAM_SERVICES/postgres-15" ]; then
+    ln -s "$shared/postgres-15" "$ROWSTREAM_SERVICES/postgres-15"
+fi
+trap 'sh tests/services/postgres.sh 15 wipe' EXIT
 postgres=$(sh tests/services/postgres.sh 15 up)
 echo "     $postgres"
 say "2/3  Building rowstream (the first time a few minutes; cargo shows how far it is)"
 cargo build --release --bin rowstream
 target=$(cargo metadata --format-version 1 --no-deps --offline | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 say "3/3  Starting"
-exec python3 deploy/demo/shop.py --binary "$target/release/rowstream" --postgres "$postgres" "$@"
+trap : INT # Ctrl-C is for shop.py, which ends in order; then the server goes.
+python3 deploy/demo/shop.py --binary "$target/release/rowstream" --postgres "$postgres" "$@"

@@ -138,6 +138,8 @@ pub trait AnySourceTask: Send {
 
 /// [`SinkTask`], erased; the same contracts.
 pub trait AnySinkTask: Send {
+    /// See [`SinkTask::keeps_offsets`].
+    fn keeps_offsets(&self) -> bool;
     /// See [`SinkTask::open`].
     fn open<'a>(
         &'a mut self,
@@ -273,6 +275,9 @@ impl<T: SourceTask> AnySourceTask for T {
 }
 
 impl<T: SinkTask> AnySinkTask for T {
+    fn keeps_offsets(&self) -> bool {
+        SinkTask::keeps_offsets(self)
+    }
     fn open<'a>(
         &'a mut self,
         gained: &'a [TopicPartition],

@@ -121,7 +121,6 @@ impl SinkTaskRun {
             group,
             group_offsets: TopicOffsets::new(),
             group_due: None,
-            keeps_offsets: false,
             shared,
             metrics: &self.metrics,
             committed_any,
@@ -142,8 +141,6 @@ struct SinkLoop<'a> {
     /// Group offsets to be stored, and when.
     group_offsets: TopicOffsets,
     group_due: Option<Instant>,
-    /// Whether the destination answered `open` with offsets of its own.
-    keeps_offsets: bool,
     shared: &'a TaskShared,
     metrics: &'a SinkTaskMetrics,
     committed_any: &'a mut bool,
@@ -206,11 +203,15 @@ impl SinkLoop<'_> {
             .group_offsets(&self.group)
             .await
             .map_err(|e| log_failure("read group offsets", e))?;
-        self.keeps_offsets |= !held.is_empty();
+        let keeps_offsets = self.sink.keeps_offsets();
         for partition in partitions {
-            let seek = match held.get(partition).or_else(|| stored.get(partition)) {
-                Some(offset) => SeekTo::Offset(*offset),
-                None => SeekTo::Earliest,
+            let seek = match (held.get(partition), stored.get(partition)) {
+                (Some(held), _) => SeekTo::Offset(*held),
+                (None, Some(stored)) if keeps_offsets && *stored > 0 => {
+                    return Err(offsets_lost(&self.shared.connector, partition, *stored));
+                }
+                (None, Some(stored)) => SeekTo::Offset(*stored),
+                (None, None) => SeekTo::Earliest,
             };
             self.reader.seek(partition, seek).map_err(|e| {
                 log_failure(
@@ -263,7 +264,7 @@ impl SinkLoop<'_> {
         }
         self.metrics.lag(self.reader.lag());
         if self.group_due.is_none() && !self.group_offsets.is_empty() {
-            let wait = if self.keeps_offsets { GROUP_OFFSETS_LAZY } else { GROUP_OFFSETS_EAGER };
+            let wait = if self.sink.keeps_offsets() { GROUP_OFFSETS_LAZY } else { GROUP_OFFSETS_EAGER };
             self.group_due = Some(Instant::now() + wait);
         }
         Ok(())
@@ -334,6 +335,19 @@ impl SinkLoop<'_> {
             .await
             .map_err(|e| log_failure("store group offsets", e))
     }
+}
+
+/// The destination keeps offsets and has none, though it was delivered to before: it was emptied, or restored to a time before
+/// its first record. Going on from the group's offset would skip what it lost.
+fn offsets_lost(connector: &str, partition: &TopicPartition, stored: i64) -> ConnectorError {
+    ConnectorError::fatal(
+        "TARGET_OFFSETS_LOST",
+        format!("the destination holds no position for {partition}, though {stored} records were delivered to it"),
+    )
+    .remedy(format!(
+        "restore the destination with its offsets; or deliver everything that the log still holds again: stop the connector, \
+         `rowstream offsets reset {connector}`, resume it"
+    ))
 }
 
 fn letter(id: RecordId, raw: RecordRef, error: RecordError) -> DeadLetter {

@@ -212,7 +212,7 @@ fn webhook_that_answers_500() {
         let metrics = rig.daemon.request("GET", "/metrics", None).text();
         metrics
             .lines()
-            .find(|l| l.starts_with("rowstream_task_retries_total") && l.contains("hooks"))
+            .find(|l| l.starts_with("rowstream_connector_webhook_retries_total") && l.contains("hooks"))
             .and_then(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .filter(|n| *n > 0.0)
     });

@@ -229,7 +229,6 @@ fn health_and_metrics_tell_progress() {
         "rowstream_source_lag_seconds",
         "rowstream_sink_lag_bytes",
         "rowstream_sink_record_send_total",
-        "rowstream_task_retries_total",
         "rowstream_deadletterqueue_produce_total",
         "rowstream_log_to_sink_seconds",
         "rowstream_source_commit_to_log_seconds",

@@ -82,7 +82,7 @@ fn transaction(sql: &Sql, rng: &mut Rng) -> bool {
     }
     if rng.u8(0..200) == 0 {
         let (from, page) = (rng.i64(1..1 << 40), rng.u32(..));
-        write!(text, "INSERT INTO visits SELECT i, nextval('audit.version'), '/big/{page}', NULL FROM generate_series({from}, {from} + 3000) i ON CONFLICT DO NOTHING;\n").unwrap();
+        writeln!(text, "INSERT INTO visits SELECT i, nextval('audit.version'), '/big/{page}', NULL FROM generate_series({from}, {from} + 3000) i ON CONFLICT DO NOTHING;").unwrap();
     }
     let copied = rng.u8(0..10) == 0;
     let rolled_back = rng.u8(0..8) == 0;

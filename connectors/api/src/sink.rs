@@ -106,8 +106,11 @@ pub trait SinkConnector: Sized + Send + Sync + 'static {
 
 /// A running sink task. One caller: `open` → (`put`* → `flush`)* → `close`.
 pub trait SinkTask: Send + 'static {
+    /// Whether the destination itself holds the positions. Then the group's committed offsets are never resumed from; they only
+    /// tell that there *should* be a position, so that a destination which lost its own is noticed and refused.
+    fn keeps_offsets(&self) -> bool;
     /// Takes these partitions; answers with positions the destination already holds. A partition missing from the
-    /// answer resumes from the group's committed offset. Called again when new topics appear; never with a
+    /// answer is new to it, or, for a sink that keeps no offsets, resumes from the group's committed offset. Called again when new topics appear; never with a
     /// partition that is already open.
     fn open(
         &mut self,

@@ -327,6 +327,10 @@ impl WebhookTask {
 
 impl SinkTask for WebhookTask {
     /// Nothing is stored at a webhook's endpoint: the group's offsets in the log decide.
+    fn keeps_offsets(&self) -> bool {
+        false
+    }
+
     async fn open(&mut self, _gained: &[TopicPartition]) -> Result<TopicOffsets, ConnectorError> {
         Ok(TopicOffsets::new())
     }

@@ -73,7 +73,7 @@ impl Sql {
             SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|i| row.get(i).map(ToOwned::to_owned)).collect())
             }
-            _ => None,
+            SimpleQueryMessage::CommandComplete(_) | SimpleQueryMessage::RowDescription(_) | _ => None,
         };
         messages.into_iter().filter_map(row).collect()
     }

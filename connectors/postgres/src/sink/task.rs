@@ -234,6 +234,10 @@ impl PostgresSinkTask {
 }
 
 impl SinkTask for PostgresSinkTask {
+    fn keeps_offsets(&self) -> bool {
+        true
+    }
+
     async fn open(&mut self, gained: &[TopicPartition]) -> Result<TopicOffsets, ConnectorError> {
         self.alive()?;
         let stored = self.fence.offsets(&self.connection.client).await.inspect_err(|_| self.ended = true)?;
