@@ -113,7 +113,8 @@ pub struct TaskView {
 }
 
 enum Command {
-    Change(Box<ConnectorSpec>),
+    /// The published spec was changed.
+    Change,
     Target(TargetState),
     Restart(Restart),
     ShutDown(oneshot::Sender<()>),
@@ -162,7 +163,7 @@ impl Connector {
         let span = tracing::info_span!("connector", connector = lock(&published).spec.name);
         let mut actor = JoinSet::new();
         actor.spawn(
-            Actor { context, published: Arc::clone(&published), tasks: Vec::new() }
+            Actor { context, published: Arc::clone(&published), tasks: Vec::new(), started: None }
                 .run(inbox)
                 .instrument(span),
         );
@@ -189,7 +190,9 @@ impl Connector {
     }
 
     pub(super) fn change(&self, spec: ConnectorSpec) {
-        self.send(Command::Change(Box::new(spec)));
+        // Seen at once by whoever asks, whatever the actor is busy with.
+        lock(&self.published).spec = spec;
+        self.send(Command::Change);
     }
 
     pub(super) fn set_target(&self, target: TargetState) {
@@ -231,6 +234,8 @@ struct Actor {
     context: Arc<WorkerContext>,
     published: Arc<Mutex<Published>>,
     tasks: Vec<RunningTask>,
+    /// What was last started, or tried.
+    started: Option<ConnectorSpec>,
 }
 
 impl Actor {
@@ -238,13 +243,12 @@ impl Actor {
         self.start().await;
         while let Some(command) = inbox.recv().await {
             match command {
-                Command::Change(spec) => {
-                    if lock(&self.published).spec == *spec {
+                Command::Change => {
+                    if self.started.as_ref() == Some(&lock(&self.published).spec) {
                         continue;
                     }
                     tracing::info!("configuration changed, restarting");
                     self.stop_tasks().await;
-                    lock(&self.published).spec = *spec;
                     self.start().await;
                 }
                 Command::Target(target) => {
@@ -292,6 +296,7 @@ impl Actor {
             let published = lock(&self.published);
             (published.spec.clone(), published.target)
         };
+        self.started = Some(spec.clone());
         let (plugin, plan) = registry::plan(&spec)?;
         self.context.exclusive.release(&spec.name);
         self.context.exclusive.claim(&spec.name, &plan.exclusive())?;

@@ -45,6 +45,7 @@ fn class_02_snapshot_to_stream_hand_off() {
     source.sql.run(ledger::TABLES);
     workload::fill(&source.sql, 4_000);
     let before = ledger::committed_now(&source.sql);
+    source.make_slot(); // Nobody writes yet, so all of `before` and nothing else lies before the slot.
     let workload = Workload::start(&source, 2, 7, Duration::from_millis(5));
     let daemon = Daemon::new(json!({}));
     daemon.connector(&rig::source(&source, json!({ "snapshot": { "mode": "initial", "chunk_rows": 100 } })));

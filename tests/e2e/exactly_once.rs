@@ -43,7 +43,8 @@ fn exactly_once_under_sigkill() {
     daemon.connector(&rig::sink(&target, json!({})));
     daemon.connector(&rig::webhook(&receiver, json!({})));
 
-    let before = ledger::committed_now(&source.sql); // Nobody writes yet, so all of it is before the slot.
+    let before = ledger::committed_now(&source.sql);
+    source.make_slot(); // Nobody writes yet, so all of `before` and nothing else lies before the slot.
     let workload = Workload::start(&source, 3, SEED, Duration::from_millis(8));
     let stop = AtomicBool::new(false);
     let (watched, admin) = (source.connect(), source.connect());

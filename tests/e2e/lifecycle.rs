@@ -165,7 +165,9 @@ fn change_and_validate(rig: &Rig, config: &Value) {
     let report = daemon.request("PUT", path, Some(&wrong));
     assert_eq!(report.status, 200, "{}", report.text());
     assert_ne!(report.json()["error_count"], 0, "{}", report.text());
-    let fine = daemon.request("PUT", path, Some(config));
+    let mut named = config.clone();
+    named["name"] = json!("shop");
+    let fine = daemon.request("PUT", path, Some(&named));
     assert_eq!(fine.json()["error_count"], 0, "{}", fine.text());
     let mut changed = config.clone();
     changed["batch_bytes"] = json!("512KiB");

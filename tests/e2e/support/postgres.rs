@@ -129,6 +129,14 @@ impl Database {
         format!("{}_slot", self.name)
     }
 
+    /// Makes the publication and the slot ahead of the daemon, so that a test knows which changes lie before the slot. The source
+    /// takes them as they are.
+    pub fn make_slot(&self) {
+        let slot = self.slot();
+        self.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE customers, orders, visits"));
+        self.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    }
+
     /// Position that the slot is confirmed up to; `None` while there is no slot.
     pub fn confirmed(&self, sql: &Sql) -> Option<u64> {
         sql.one(&format!(
