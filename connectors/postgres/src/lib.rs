@@ -6,7 +6,7 @@
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must exist
 //! upstream), [`replication`] and [`wire`] (the protocol), [`stream`] (changes), [`snapshot`] (rows that are there
 //! already), [`catalog`], [`table`], [`types`] and
-//! [`tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
+//! [`mod@tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
 //!
 //! The sink: [`sink_config`] and [`sink`].
 
