@@ -91,7 +91,8 @@ pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<
             if let Some(worker) = reports.first_mut() {
                 worker.take(&errors);
             }
-            Vec::new()
+            // Wrong keys beside it do not make the directory unknown: all problems, at once.
+            WorkerConfig::connectors_of(&args.config).and_then(|d| files::list(&d).ok()).unwrap_or_default()
         }
     };
     let mut found: Vec<Report> = connectors.iter().map(|file| read(file)).collect();

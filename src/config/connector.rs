@@ -82,21 +82,11 @@ impl Default for RestartPolicy {
     }
 }
 
-const fn field(
-    path: &'static str,
-    kind: FieldKind,
-    default: Option<&'static str>,
-    doc: &'static str,
-    example: &'static str,
-) -> FieldDoc {
-    FieldDoc { path, kind, required: false, default, doc, example }
-}
-
 /// The fields that every connector has, beside `config`.
 pub const FRAME_FIELDS: &[FieldDoc] = &[
     FieldDoc {
         required: true,
-        ..field(
+        ..FieldDoc::optional(
             "name",
             FieldKind::Text,
             None,
@@ -106,7 +96,7 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
     },
     FieldDoc {
         required: true,
-        ..field(
+        ..FieldDoc::optional(
             "connector",
             FieldKind::Text,
             None,
@@ -114,49 +104,49 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
             "postgres-source",
         )
     },
-    field(
+    FieldDoc::optional(
         "tasks_max",
         FieldKind::Integer { min: 1, max: 64 },
         Some("1"),
         "Most tasks to divide the work into.",
         "1",
     ),
-    field(
+    FieldDoc::optional(
         "topics",
         FieldKind::List,
         None,
         "Topics that a sink reads: names, and patterns with `*`.",
         "[\"shop.public.*\"]",
     ),
-    field(
+    FieldDoc::optional(
         "errors.tolerance",
         FieldKind::Choice(&["none", "all"]),
         Some("none"),
         "`none`: a record that can't be handled fails the task before its offset is committed. `all`: it goes to the dead letter topic, or is skipped and counted when there is none.",
         "all",
     ),
-    field(
+    FieldDoc::optional(
         "errors.dead_letter_topic",
         FieldKind::Text,
         None,
         "Topic for records that can't be handled, with where and why in their headers. Needs `errors.tolerance: all`.",
         "warehouse.dead",
     ),
-    field(
+    FieldDoc::optional(
         "restart.attempts",
         FieldKind::Integer { min: 0, max: 1_000_000 },
         None,
         "Restarts without durable progress before a task is left FAILED; unlimited when not given.",
         "100",
     ),
-    field(
+    FieldDoc::optional(
         "restart.backoff_initial",
         FieldKind::Duration,
         Some("500ms"),
         "First wait before a failed task is restarted; doubles, with jitter.",
         "500ms",
     ),
-    field(
+    FieldDoc::optional(
         "restart.backoff_max",
         FieldKind::Duration,
         Some("1m"),

@@ -95,21 +95,11 @@ fn default_stall_timeout() -> Duration {
     Duration::from_mins(1)
 }
 
-const fn field(
-    path: &'static str,
-    kind: FieldKind,
-    default: Option<&'static str>,
-    doc: &'static str,
-    example: &'static str,
-) -> FieldDoc {
-    FieldDoc { path, kind, required: false, default, doc, example }
-}
-
 /// Every field of `worker.yaml`.
 pub const WORKER_FIELDS: &[FieldDoc] = &[
     FieldDoc {
         required: true,
-        ..field(
+        ..FieldDoc::optional(
             "data_dir",
             FieldKind::Text,
             None,
@@ -119,7 +109,7 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
     },
     FieldDoc {
         required: true,
-        ..field(
+        ..FieldDoc::optional(
             "connectors",
             FieldKind::Text,
             None,
@@ -127,70 +117,70 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
             "connectors.d",
         )
     },
-    field(
+    FieldDoc::optional(
         "topic_log.type",
         FieldKind::Choice(&["embedded"]),
         Some("embedded"),
         "The topic log: `embedded`, inside this process.",
         "embedded",
     ),
-    field(
+    FieldDoc::optional(
         "topic_log.partitions",
         FieldKind::Integer { min: 1, max: 1024 },
         Some("1"),
         "Partitions of newly made topics.",
         "1",
     ),
-    field(
+    FieldDoc::optional(
         "topic_log.segment_size",
         FieldKind::Size,
         Some("64MiB"),
         "Size of one segment file. The disk must have room for two more at any time.",
         "64MiB",
     ),
-    field(
+    FieldDoc::optional(
         "topic_log.commit_interval",
         FieldKind::Duration,
         Some("10ms"),
         "Under load, how long a commit may wait for more records. Light traffic commits at once.",
         "10ms",
     ),
-    field(
+    FieldDoc::optional(
         "topic_log.retention",
         FieldKind::Duration,
         Some("7d"),
         "Records are kept this long, and longer while a sink has not read them.",
         "7d",
     ),
-    field(
+    FieldDoc::optional(
         "topic_log.retention_size",
         FieldKind::Size,
         None,
         "Bytes kept per log, and more while a sink has not read them; unlimited when not given.",
         "100GiB",
     ),
-    field(
+    FieldDoc::optional(
         "schema_registry.type",
         FieldKind::Choice(&["builtin"]),
         Some("builtin"),
         "The schema registry: `builtin`, served under the admin address.",
         "builtin",
     ),
-    field(
+    FieldDoc::optional(
         "admin.listen",
         FieldKind::Text,
         Some("127.0.0.1:8083"),
         "Address of the REST API, /livez, /readyz, /metrics and the schema registry.",
         "127.0.0.1:8083",
     ),
-    field(
+    FieldDoc::optional(
         "stop_timeout",
         FieldKind::Duration,
         Some("25s"),
         "Longest graceful stop. Keep it below Kubernetes' terminationGracePeriodSeconds.",
         "25s",
     ),
-    field(
+    FieldDoc::optional(
         "stall_timeout",
         FieldKind::Duration,
         Some("1m"),
@@ -233,6 +223,16 @@ impl WorkerConfig {
         config.data_dir = base.join(&config.data_dir);
         config.connectors = base.join(&config.connectors);
         Ok(config)
+    }
+}
+
+impl WorkerConfig {
+    /// The directory of connector files that a `worker.yaml` names, even when other keys of it are wrong.
+    #[must_use]
+    pub fn connectors_of(file: &Path) -> Option<PathBuf> {
+        let document = read_yaml(file).ok()?;
+        let directory = document.get("connectors")?.as_str()?;
+        Some(file.parent().unwrap_or(Path::new(".")).join(directory))
     }
 }
 

@@ -9,7 +9,7 @@ pub mod supervise;
 
 use std::sync::Arc;
 
-use rowstream_api::ConnectorError;
+use rowstream_api::{ConnectorError, TaskContext};
 
 use crate::{
     config::ErrorPolicy,
@@ -31,6 +31,19 @@ pub struct TaskShared {
     pub policy: ErrorPolicy,
     /// What others see.
     pub status: status::TaskStatus,
+}
+
+impl TaskShared {
+    /// What the connector's task is told.
+    #[must_use]
+    pub fn context(&self) -> TaskContext {
+        TaskContext {
+            connector: self.connector.clone(),
+            task: self.task,
+            gauges: self.status.gauges.clone(),
+            log_id: self.log.id().to_owned(),
+        }
+    }
 }
 
 /// An error of the log, for the supervisor.

@@ -19,9 +19,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use rowstream_api::{
-    ConnectorError, Flushed, RecordError, RecordId, TaskContext, TopicOffsets, TopicPartition,
-};
+use rowstream_api::{ConnectorError, Flushed, RecordError, RecordId, TopicOffsets, TopicPartition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -91,12 +89,7 @@ impl SinkTaskRun {
         committed_any: &mut bool,
     ) -> Result<(), ConnectorError> {
         let shared = &self.shared;
-        let cx = TaskContext {
-            connector: shared.connector.clone(),
-            task: shared.task,
-            gauges: shared.status.gauges.clone(),
-            log_id: shared.log.id().to_owned(),
-        };
+        let cx = shared.context();
         let sink = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             sink = self.plan.start(cx) => sink?,

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use rowstream_api::{ConnectorError, SourceBatch, SourceOffsets, TaskContext};
+use rowstream_api::{ConnectorError, SourceBatch, SourceOffsets};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -88,12 +88,7 @@ impl SourceTaskRun {
             .source_offsets(&shared.connector)
             .await
             .map_err(|e| log_failure("read stored offsets", e))?;
-        let cx = TaskContext {
-            connector: shared.connector.clone(),
-            task: shared.task,
-            gauges: shared.status.gauges.clone(),
-            log_id: shared.log.id().to_owned(),
-        };
+        let cx = shared.context();
         let source = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             source = self.plan.start(resume, cx) => source?,

@@ -71,6 +71,20 @@ pub struct FieldDoc {
     pub example: &'static str,
 }
 
+impl FieldDoc {
+    /// An optional field.
+    #[must_use]
+    pub const fn optional(
+        path: &'static str,
+        kind: FieldKind,
+        default: Option<&'static str>,
+        doc: &'static str,
+        example: &'static str,
+    ) -> Self {
+        Self { path, kind, required: false, default, doc, example }
+    }
+}
+
 /// What the user typed for one connector.
 pub trait ConfigSpec: DeserializeOwned + Send + 'static {
     /// Every field, in the order of the reference. A path not listed here is an unknown key.

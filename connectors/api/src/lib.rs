@@ -6,6 +6,7 @@
 //! four answers).
 #![deny(missing_docs)]
 
+pub mod calendar;
 pub mod change;
 pub mod config;
 pub mod error;

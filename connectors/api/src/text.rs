@@ -6,7 +6,7 @@
 
 use num_bigint::BigInt;
 
-use crate::error::RecordError;
+use crate::{calendar::civil_from_days, error::RecordError};
 
 /// The largest scale written out, either sign: above PostgreSQL's 16,383 digits after and 131,072 before the point.
 pub const DECIMAL_SCALE_MAX: i32 = 200_000;
@@ -158,20 +158,6 @@ fn push_digits(number: u64, width: usize, out: &mut Vec<u8>) {
     for divisor in divisors.iter().skip(divisors.len().saturating_sub(width)) {
         out.push(b'0' + (number / divisor % 10) as u8);
     }
-}
-
-/// Days since 1970-01-01 to proleptic Gregorian year, month, day
-/// (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>).
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Proleptic Gregorian on both sides, by the algorithms of
 //! <https://howardhinnant.github.io/date_algorithms.html>; no table, no loop, total on the ranges that are checked.
 
+use rowstream_api::calendar::{civil_from_days, days_from_civil};
+
 /// What Debezium writes for `infinity`.
 pub(crate) const POSITIVE_INFINITY_US: i64 = 9_223_372_036_825_200_000;
 /// What Debezium writes for `-infinity`.
@@ -136,28 +138,6 @@ fn push_date(days: i64, out: &mut Vec<u8>) -> &'static [u8] {
     let (year, era): (i64, &'static [u8]) = if year <= 0 { (1 - year, b" BC") } else { (year, b"") };
     out.extend_from_slice(format!("{year:04}-{month:02}-{day:02}").as_bytes());
     era
-}
-
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Dates and times, from the text that `datestyle=ISO`, `intervalstyle=postgres` and `timezone=UTC` give.
 
+use rowstream_api::calendar::{civil_from_days, days_from_civil};
+
 use rowstream_api::RecordError;
 
 use super::malformed;
@@ -41,27 +43,6 @@ fn days(text: &str) -> Option<i64> {
     let day = scan.number()?;
     let in_range = (1..=12).contains(&month) && (1..=31).contains(&day) && year < 10_000_000;
     (scan.0.is_empty() && in_range).then(|| days_from_civil(if bc { 1 - year } else { year }, month, day))
-}
-
-/// Howard Hinnant's algorithm; the proleptic Gregorian calendar, as PostgreSQL's.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let y = if month <= 2 { year - 1 } else { year };
-    let era = y.div_euclid(400);
-    let year_of_era = y - era * 400;
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z - era * 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
 /// `2026-01-01T00:00:00.000000Z`
