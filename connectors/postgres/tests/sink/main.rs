@@ -9,7 +9,6 @@ mod records;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]
-mod speed;
 #[cfg(test)]
 mod target;
 #[cfg(test)]
