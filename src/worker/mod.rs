@@ -235,6 +235,17 @@ impl Worker {
         connector.shut_down().await;
         self.connectors.write().await.remove(name);
         if forget == Forget::Offsets {
+            // Nobody drops a slot on somebody's behalf; but a slot without a reader fills the primary's disk.
+            let resources =
+                registry::plan(&connector.view().spec).map(|(_, plan)| plan.exclusive()).unwrap_or_default();
+            for resource in resources {
+                tracing::warn!(
+                    connector = name,
+                    resource,
+                    "connector deleted; what it used upstream is still there and may hold \
+                    data back: drop it if nobody needs it"
+                );
+            }
             let log = &self.context.log;
             store::delete(log.state(), name).await?;
             log.replace_source_offsets(name, SourceOffsets::new()).await?;
