@@ -341,7 +341,7 @@ Look at it:
   {daemon.binary} topics read shop.public.orders --url {daemon.url} --follow
   {daemon.binary} status --url {daemon.url}
   tail -f {daemon.log}
-  sh tests/services/postgres.sh 15 client psql warehouse       the copy; `psql shop` is the original
+  ROWSTREAM_SERVICES={os.environ['ROWSTREAM_SERVICES']} sh tests/services/postgres.sh 15 client psql warehouse       the copy; `psql shop` is the original
 Ctrl-C ends it and removes everything.
 """)
 
@@ -411,8 +411,7 @@ def main():
             daemon.stop()
         tear_down(psql)
         shutil.rmtree(directory, ignore_errors=True)
-        print("Cleaned up: the daemon, its data, the databases and the slot are gone. (PostgreSQL stays up for the next time: "
-              "sh tests/services/postgres.sh 15 down)")
+        print("Cleaned up: the daemon, its data, the databases and the slot are gone.")
     sys.exit(0 if agreed else 1)
 
 
