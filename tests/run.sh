@@ -47,6 +47,20 @@ up "$ROWSTREAM_TEST_POSTGRES"
 # The private servers of the tests for wrong settings are made of this one's tree.
 [ "$ROWSTREAM_TEST_POSTGRES" = 15 ] || up 15
 
+# What a killed test process left behind holds slots and WAL: everything named for a process that is gone goes.
+leftovers() {
+    local psql=(sh tests/services/postgres.sh "$1" client psql -XAtq -d postgres) kind name
+    "${psql[@]}" -F ' ' -c "SELECT 'slot' AS kind, slot_name FROM pg_replication_slots WHERE NOT active
+        UNION ALL SELECT 'database', datname FROM pg_database ORDER BY kind DESC" | while read -r kind name; do
+        [[ $name =~ _([0-9]+)_[0-9]+(_slot)?$ ]] && [ ! -d "/proc/${BASH_REMATCH[1]}" ] || continue
+        case $kind in
+        slot) "${psql[@]}" -c "SELECT pg_drop_replication_slot('$name')" </dev/null >/dev/null || echo "slot $name stays" ;;
+        database) "${psql[@]}" -c "DROP DATABASE \"$name\" WITH (FORCE)" </dev/null >/dev/null || echo "database $name stays" ;;
+        esac
+    done
+}
+leftovers 15
+
 say "building and running the tests"
 status=0
 cargo test --workspace "$@" 2>&1 | tee "$ROWSTREAM_SERVICES/last-test-run.log" || status=$?
