@@ -56,11 +56,7 @@ fn class_02_snapshot_to_stream_hand_off() {
         daemon.kill();
     }
     daemon.start();
-    daemon.until("the snapshot is done", || {
-        let offsets = daemon.try_get("/connectors/shop/offsets")?.json();
-        let offset = offsets["offsets"].get(0)?["offset"].clone();
-        (offset["lsn"].is_u64() && offset["snapshot"].is_null()).then_some(())
-    });
+    daemon.until_streaming("shop");
     workload.stop();
     oracle::target_equals_source(&daemon, &source, &target);
     let ledger = ledger::read(&source.sql);
@@ -74,7 +70,7 @@ fn class_02_snapshot_to_stream_hand_off() {
 fn class_03_checkpoint_in_mid_transaction() {
     let rig = Rig::orders(0);
     rig.daemon.start();
-    rig.daemon.until_state("shop", "RUNNING");
+    rig.daemon.until_streaming("shop");
     rig.insert(1, 60_000);
     let mut last = 0;
     for _ in 0..4 {
@@ -134,7 +130,7 @@ fn class_06_unchanged_toast() {
     let rig = Rig::orders(0);
     rig.source.sql.run("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL");
     rig.daemon.start();
-    rig.daemon.until_state("shop", "RUNNING");
+    rig.daemon.until_streaming("shop");
     rig.source.sql.run("INSERT INTO orders VALUES (1, 1, repeat('long ', 4000))");
     rig.until_same();
     rig.source.sql.run("UPDATE orders SET version = 2 WHERE id = 1");
@@ -154,7 +150,7 @@ fn class_06_unchanged_toast_under_a_new_key() {
     let rig = Rig::orders(0);
     rig.source.sql.run("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL");
     rig.daemon.start();
-    rig.daemon.until_state("shop", "RUNNING");
+    rig.daemon.until_streaming("shop");
     rig.source.sql.run("INSERT INTO orders VALUES (1, 1, repeat('long ', 4000))");
     rig.until_same();
     rig.source.sql.run("UPDATE orders SET id = 2 WHERE id = 1");
@@ -195,7 +191,7 @@ fn class_08_big_transaction_in_bounded_memory() {
     let _turn = one_at_a_time();
     let rig = Rig::orders(0);
     rig.daemon.start();
-    rig.daemon.until_state("shop", "RUNNING");
+    rig.daemon.until_streaming("shop");
     rig.source.sql.run(
         "INSERT INTO orders SELECT i, i, repeat(md5(i::text), 16) FROM generate_series(1, 250000) i", // 130 MB of rows
     );

@@ -203,6 +203,17 @@ impl Daemon {
         answer.json()["offsets"].get(0)?["offset"]["lsn"].as_u64()
     }
 
+    /// Waits until a connector's position is stored and its snapshot done: what is written from now on comes by the stream, once.
+    pub fn until_streaming(&self, connector: &str) {
+        self.until("it streams", || {
+            let answer =
+                self.try_get(&format!("/connectors/{connector}/offsets")).filter(|a| a.status == 200)?;
+            let offsets = answer.json();
+            let offset = offsets["offsets"].get(0)?["offset"].clone();
+            (offset["lsn"].is_u64() && offset["snapshot"].is_null()).then_some(())
+        });
+    }
+
     /// Every topic's name, start and end of its first partition.
     pub fn topic_end(&self, topic: &str) -> Option<i64> {
         let topics = self.try_get("/topics").filter(|a| a.status == 200)?.json();
