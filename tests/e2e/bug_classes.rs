@@ -35,6 +35,17 @@ fn class_01_acknowledged_before_durable() {
     }
     rig.until_same();
     assert_eq!(rig.daemon.topic_end("shop.public.orders"), Some(255));
+    // And at every instant while it runs: many small commits, each of which leaves a moment between handing over and durable.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let samples = std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| crate::oracle::watch_confirmed(&rig.daemon, &rig.source, &admin, &stop));
+        for id in 1_000..3_000 {
+            rig.insert(id, id);
+        }
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        sampler.join().unwrap()
+    });
+    assert!(samples > 50, "only {samples} samples");
 }
 
 /// 2: the hand-off from snapshot to stream, killed in its middle, while rows change.
