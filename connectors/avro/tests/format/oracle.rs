@@ -80,7 +80,9 @@ fn sample() -> impl Strategy<Value = Sample> {
             }),
             (
                 prop::collection::vec(inner, 1..5),
-                "[a-z]{1,3}(\\.[a-z]{1,2}){0,2}",
+                // A name without a namespace, inside of one, is beyond the oracle: it gives it the enclosing one, although
+                // `"namespace": ""` says otherwise. `rows.rs` has that case.
+                "[a-z]{1,3}(\\.[a-z]{1,2}){1,2}",
                 any::<bool>(),
                 any::<bool>()
             )

@@ -344,6 +344,26 @@ fn structs_of_one_name_and_different_fields_get_names_of_their_own() {
 }
 
 #[test]
+fn a_name_without_a_namespace_says_so_inside_of_one() {
+    let plain = SchemaBuilder::structure().name("b").field("x", of(SchemaType::Int32).build()).build();
+    let schema = SchemaBuilder::structure()
+        .name("ys.if.b")
+        .field("first", plain.clone())
+        .field("second", plain.to_builder().optional().build())
+        .build();
+    let json = to_avro_json(&schema);
+    assert!(json.contains(r#""name":"b","namespace":"","fields""#), "{json}");
+    assert!(json.contains(r#""name":"b2","namespace":"","fields""#), "no reference could mean it: {json}");
+    assert_eq!(from_avro_json(&json).unwrap(), schema);
+    let inner = || ValueRef::Struct(vec![ValueRef::Int(7)]);
+    let value = ValueRef::Struct(vec![inner(), inner()]);
+    assert_eq!(
+        AvroDecoder::from_json(&json).unwrap().decode(&encoded(&schema, &value).unwrap()).unwrap(),
+        value
+    );
+}
+
+#[test]
 fn a_foreign_schema_reads_as_connect_would_read_it() {
     let json = r#"{"type":"record","name":"Order","namespace":"shop","doc":"an order","fields":[
         {"name":"state","type":{"type":"enum","name":"State","symbols":["NEW","DONE"]}},
