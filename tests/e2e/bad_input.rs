@@ -190,7 +190,7 @@ fn incompatible_target_column() {
     let rig = Rig::orders(5);
     rig.target.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note point)");
     rig.daemon.start();
-    let (state, told) = rig.daemon.until_told("warehouse", &["public.orders", "column"]);
+    let (state, told) = rig.daemon.until_told("warehouse", &["`public.orders`, column `note` of type point"]);
     assert_eq!(state, "FAILED", "{told}");
     assert!(!told.contains("row 1"), "a row's value is told: {told}");
     assert_eq!(rig.target.sql.number("SELECT count(*) FROM orders"), 0);

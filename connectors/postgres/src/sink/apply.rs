@@ -8,12 +8,11 @@
 //! connection: the task is restarted, raises the fence (which waits for what the lost transaction still holds) and
 //! re-reads the offsets, and so learns what happened instead of guessing.
 //!
-//! When the server rejects the data of a batch, the culprits are found by halving inside a transaction that is rolled
-//! back in any case.
+//! When the server rejects the data of a batch, [`super::culprits`] finds the records to blame.
 
 use std::{collections::HashMap, time::Duration};
 
-use rowstream_api::{ConnectorError, RecordError, Stage, TopicOffsets, TopicPartition};
+use rowstream_api::{ConnectorError, RecordError, TopicOffsets, TopicPartition};
 use tokio_postgres::{Client, Statement, types::ToSql};
 
 use super::{
@@ -34,7 +33,7 @@ use crate::{
 /// Prepared statements kept; above it all are forgotten and prepared again as needed.
 const STATEMENTS_MAX: usize = 2_000;
 /// Culprits looked for at once; the rest are found by the next flush.
-const CULPRITS_MAX: usize = 1_000;
+pub(super) const CULPRITS_MAX: usize = 1_000;
 
 /// Longest wait for the rollback of a failed transaction.
 const ROLLBACK_MAX: Duration = Duration::from_secs(5);
@@ -42,9 +41,9 @@ const ROLLBACK_MAX: Duration = Duration::from_secs(5);
 /// Some rows of one segment and what to do with them; the unit of order, and of isolation.
 pub(crate) struct Step {
     /// None for a truncate.
-    plan: Option<(std::sync::Arc<TablePlan>, Action)>,
-    table: TableName,
-    rows: Vec<Entry>,
+    pub(super) plan: Option<(std::sync::Arc<TablePlan>, Action)>,
+    pub(super) table: TableName,
+    pub(super) rows: Vec<Entry>,
 }
 
 /// Why nothing was committed.
@@ -230,7 +229,7 @@ impl Applier<'_> {
     }
 
     /// Splits rows by number and bytes; a truncate's "no rows" is one chunk.
-    fn chunks<'r>(&self, rows: &'r [Entry]) -> Vec<&'r [Entry]> {
+    pub(super) fn chunks<'r>(&self, rows: &'r [Entry]) -> Vec<&'r [Entry]> {
         if rows.is_empty() {
             return vec![rows];
         }
@@ -270,7 +269,7 @@ impl Applier<'_> {
         }
     }
 
-    async fn truncate(&self, table: &TableName) -> Result<(), Failure> {
+    pub(super) async fn truncate(&self, table: &TableName) -> Result<(), Failure> {
         // A table that was never filled need not exist.
         let known = self
             .client
@@ -282,7 +281,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    async fn run(
+    pub(super) async fn run(
         &self,
         arena: &[u8],
         plan: &TablePlan,
@@ -368,88 +367,16 @@ impl Applier<'_> {
         )))
     }
 
-    async fn rollback(&self) -> Result<(), ConnectorError> {
+    pub(super) async fn rollback(&self) -> Result<(), ConnectorError> {
         self.client.batch_execute("ROLLBACK").await.map_err(from_postgres)
     }
 
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         self.config.statement_timeout + Duration::from_secs(30)
-    }
-
-    /// Finds the records that the target rejects. Changes nothing.
-    async fn isolate(&self, arena: &[u8], steps: &[Step], cause: ConnectorError) -> Result<(), Rejected> {
-        if let Err(error) = self.rollback().await {
-            return Err(Rejected::Failed(error));
-        }
-        let begun = self.client.batch_execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await;
-        let found = match begun {
-            Ok(()) => self.culprits(arena, steps).await,
-            Err(error) => Err(Failure::Server(error)),
-        };
-        if let Err(error) = self.rollback().await {
-            return Err(Rejected::Failed(error));
-        }
-        match found {
-            Ok(culprits) if !culprits.is_empty() => Err(Rejected::Records(culprits)),
-            // Row by row it went through: something else was there in between.
-            Ok(_) => Err(Rejected::Conflict(cause)),
-            Err(Failure::Server(error)) => Err(Rejected::Failed(from_postgres(error))),
-            Err(Failure::Ours(error)) => Err(Rejected::Failed(error)),
-        }
-    }
-
-    async fn culprits(&self, arena: &[u8], steps: &[Step]) -> Result<Vec<(usize, RecordError)>, Failure> {
-        let mut culprits = Vec::new();
-        for step in steps {
-            let mut untried: Vec<&[Entry]> = self.chunks(&step.rows);
-            untried.reverse();
-            while let Some(rows) = untried.pop() {
-                if culprits.len() >= CULPRITS_MAX {
-                    return Ok(culprits);
-                }
-                self.client.batch_execute("SAVEPOINT part").await?;
-                match self.attempt(arena, step, rows).await {
-                    Ok(()) => self.client.batch_execute("RELEASE part").await?,
-                    Err(refusal) => {
-                        let refusal = refusal?;
-                        self.client.batch_execute("ROLLBACK TO part; RELEASE part").await?;
-                        match rows {
-                            [] => return Ok(culprits),
-                            [row] => culprits.push((row.record, refusal)),
-                            rows => {
-                                let (left, right) = rows.split_at(rows.len() / 2);
-                                untried.extend([right, left]);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(culprits)
-    }
-
-    /// Runs some rows; the inner result of an error tells the rows' fault from any other.
-    async fn attempt(
-        &self,
-        arena: &[u8],
-        step: &Step,
-        rows: &[Entry],
-    ) -> Result<(), Result<RecordError, Failure>> {
-        let ran = match &step.plan {
-            None => self.truncate(&step.table).await,
-            Some((plan, action)) => self.run(arena, plan, action, rows).await,
-        };
-        ran.map_err(|failure| match failure {
-            Failure::Server(error) if is_data_error(&error) => Ok(refusal(&error, &step.table)),
-            Failure::Ours(error) if error.code == UNAVAILABLE_CODE => {
-                Ok(RecordError::new(Stage::TaskPut, UNAVAILABLE_CODE, error.message))
-            }
-            other @ (Failure::Server(_) | Failure::Ours(_)) => Err(other),
-        })
     }
 }
 
-const UNAVAILABLE_CODE: &str = "UNAVAILABLE_VALUE";
+pub(super) const UNAVAILABLE_CODE: &str = "UNAVAILABLE_VALUE";
 const UNAVAILABLE_MESSAGE: &str = "the event left out columns that did not change, and the target has no such row to \
      keep them from; copy the table again, or set `missing_unavailable: insert_null`";
 
@@ -458,40 +385,11 @@ fn partition_number(partition: &TopicPartition) -> i32 {
 }
 
 /// Data exceptions, integrity constraints, check options, and what a trigger of the target raises.
-fn is_data_error(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_data_error(error: &tokio_postgres::Error) -> bool {
     let state = error.code().map_or("", |state| state.code());
     state.starts_with("22") || state.starts_with("23") || matches!(state, "44000" | "P0001")
 }
 
 fn is_conflict(error: &tokio_postgres::Error) -> bool {
     matches!(error.code().map_or("", |state| state.code()), "40001" | "40P01")
-}
-
-/// Names objects only: the server's messages of these classes quote values.
-fn refusal(error: &tokio_postgres::Error, table: &TableName) -> RecordError {
-    let Some(error) = error.as_db_error() else {
-        return RecordError::new(Stage::TaskPut, "PG_DATA", "the target rejected the row");
-    };
-    let state = error.code().code();
-    let (code, what) = match state {
-        "23505" => ("PG_UNIQUE", "another row has the same unique value"),
-        "23502" => ("PG_NOT_NULL", "a column that must not be null is null"),
-        "23503" => ("PG_FOREIGN_KEY", "a foreign key is violated"),
-        "23514" | "44000" => ("PG_CHECK", "a check constraint is violated"),
-        "22001" => ("PG_DATA", "a text is longer than its column allows"),
-        "22003" => ("PG_DATA", "a number is out of its column's range"),
-        "22007" | "22008" => ("PG_DATA", "a date or time is invalid or out of range"),
-        "22P02" | "22026" => ("PG_DATA", "a text is not a value of its column's type"),
-        "P0001" => ("PG_TRIGGER", "a trigger of the target raised an error"),
-        _ => ("PG_DATA", "the data is not valid for the table"),
-    };
-    let named =
-        |kind: &str, name: Option<&str>| name.map(|name| format!(", {kind} `{name}`")).unwrap_or_default();
-    let message = format!(
-        "table `{}` rejected the row: {what} (SQLSTATE {state}{}{})",
-        table.plain(),
-        named("column", error.column()),
-        named("constraint", error.constraint())
-    );
-    RecordError::new(Stage::TaskPut, code, message)
 }

@@ -22,6 +22,7 @@ mod arrays;
 mod batch;
 mod calendar;
 mod catalog;
+mod culprits;
 mod encode;
 mod fence;
 mod pipeline;

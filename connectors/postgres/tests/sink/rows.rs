@@ -251,6 +251,36 @@ async fn rows_that_the_target_rejects_are_isolated() {
 }
 
 #[tokio::test]
+async fn a_rejected_row_names_the_column_and_its_type_but_no_value() {
+    let target = Target::new().await;
+    for (ty, rest, value, what) in [
+        ("point", "text", "secret", "a text is not a value of its column's type"),
+        ("varchar(3)", "text NOT NULL", "secret", "a text is longer than its column allows"),
+        ("inet", "text", "10.0.0.secret", "a text is not a value of its column's type"),
+    ] {
+        for mode in ["upsert", "append"] {
+            let extra = if mode == "append" {
+                ", __op text, __ts_ms bigint, __topic text, __partition int, __offset bigint"
+            } else {
+                ""
+            };
+            target.sql("DROP TABLE IF EXISTS items").await;
+            target.sql(&format!("CREATE TABLE items (id int PRIMARY KEY, b {rest}, a {ty}{extra})")).await;
+            let mut t = items();
+            let mut task = target.open(json!({ "write_mode": mode }), &t.partition).await;
+            let record = t.create(vec![n(1), s(value), s("fine")]);
+            let flushed = deliver(&mut task, vec![record]).await.unwrap();
+            let [(_, error)] = flushed.refused.as_slice() else { panic!("{ty}: {:?}", flushed.refused) };
+            let full = ty.replace("varchar", "character varying");
+            let expected =
+                format!("table `public.items`, column `a` of type {full}, rejected the row: {what}");
+            assert!(error.message.starts_with(&expected), "{}", error.message);
+            assert!(!error.message.contains("secret"), "{}", error.message);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_record_leaves_the_row_that_its_key_had_before_it() {
     let target = Target::new().await;
     target.sql("CREATE TABLE items (id int PRIMARY KEY, a varchar(3), b text)").await;
