@@ -20,6 +20,7 @@ need openssl openssl
 need flock util-linux
 need setpriv util-linux
 need dpkg-deb dpkg
+need mkfs.ext4 e2fsprogs
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 if [ ${#missing[@]} -gt 0 ]; then

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 
 const DIR: &str = "ROWSTREAM_TEST_KILL_DIR";
-const KILLS: u64 = 60;
+const KILLS: u64 = 200;
 
 /// The records of a transaction: the same bytes whenever they are asked for.
 fn records(tx: u64) -> Vec<(String, Vec<Vec<u8>>)> {
@@ -51,23 +51,43 @@ async fn writer_child() {
     }
 }
 
-fn start(dir: &Path) -> Child {
+pub(super) fn start(dir: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "topic_log::embedded::tests::kill::writer_child", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap()
 }
 
+/// Listens to what a child acknowledges until it is dead.
+pub(super) struct Acknowledged(std::thread::JoinHandle<Option<u64>>);
+
+impl Acknowledged {
+    pub(super) fn follow(child: &mut Child) -> Self {
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self(std::thread::spawn(move || {
+            let last = lines.map_while(Result::ok).filter_map(|line| {
+                line.split_once("acknowledged ").and_then(|(_, tx)| tx.parse::<u64>().ok())
+            });
+            last.last()
+        }))
+    }
+    /// The last one; 0 for none.
+    pub(super) fn last(self) -> u64 {
+        self.0.join().unwrap().unwrap_or(0)
+    }
+}
+
 /// What is checked so far, so that each look reads only what is new.
 #[derive(Default)]
-struct Checked {
-    tx: u64,
+pub(super) struct Checked {
+    pub(super) tx: u64,
     next: BTreeMap<TopicPartition, i64>,
 }
 
-async fn check(dir: &Path, acknowledged: u64, checked: &mut Checked) {
+pub(super) async fn check(dir: &Path, acknowledged: u64, checked: &mut Checked) {
     let log = open(dir).await;
     let tx = tx_of(&log.source_offsets("c").await.unwrap());
     assert!(tx >= acknowledged, "{acknowledged} was acknowledged, the log stands at {tx}");
@@ -94,18 +114,12 @@ async fn killed_at_random_moments_the_log_keeps_its_promise() {
     let (mut acknowledged, mut checked) = (0, Checked::default());
     for _ in 0..KILLS {
         let mut child = start(dir.path());
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let acknowledging = std::thread::spawn(move || {
-            let last = lines.map_while(Result::ok).filter_map(|line| {
-                line.split_once("acknowledged ").and_then(|(_, tx)| tx.parse::<u64>().ok())
-            });
-            last.last()
-        });
+        let acknowledging = Acknowledged::follow(&mut child);
         // The moment is the point: from before the log is open to some sealed segments later.
         std::thread::sleep(Duration::from_micros(random.below(250_000)));
         child.kill().unwrap();
         child.wait().unwrap();
-        acknowledged = acknowledging.join().unwrap().unwrap_or(acknowledged).max(acknowledged);
+        acknowledged = acknowledging.last().max(acknowledged);
         // Otherwise the next child recovers, and may be killed while it does.
         if random.below(3) > 0 {
             check(dir.path(), acknowledged, &mut checked).await;

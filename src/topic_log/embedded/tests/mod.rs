@@ -4,6 +4,7 @@ mod basic;
 mod damage;
 mod faults;
 mod kill;
+mod power;
 mod retention;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
