@@ -23,11 +23,11 @@ use crate::{
     schema_registry::{BuiltinRegistry, RegistryError},
     telemetry::{logging::LogLevels, metrics::Metrics},
     topic_log::{
-        LogError, TopicLog,
+        LogError, Membership, TopicLog,
         embedded::{EmbeddedConfig, EmbeddedLog},
     },
     worker::{
-        Exclusive, Worker, WorkerContext, WorkerError,
+        Exclusive, Worker, WorkerContext, WorkerError, cluster,
         files::{self, FileProblems},
     },
 };
@@ -111,10 +111,17 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let mut watcher = JoinSet::new();
     watcher.spawn(files::watch(Arc::clone(&worker), config.connectors.clone(), problems, stop.clone()));
 
+    let mut group = JoinSet::new();
+    if let Some(workers) = log.group() {
+        let membership = workers.join().await?;
+        let worker = Arc::clone(&worker);
+        group.spawn(cluster::follow(worker, membership, admin::bodies::status, stop.clone()));
+    }
+
     let signal = first_signal().await?;
     tracing::info!(signal, timeout = ?config.stop_timeout, "stopping");
     tokio::select! {
-        () = stop_all(&worker, &mut watcher, &mut admin, &stop) => {}
+        () = stop_all(&worker, (&mut watcher, &mut group), &mut admin, &stop) => {}
         second = first_signal() => {
             tracing::warn!(signal = second?, "second signal, ending at once; tasks resume from what is stored");
             return Ok(());
@@ -127,14 +134,19 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
 
 async fn stop_all(
     worker: &Worker,
-    watcher: &mut JoinSet<()>,
+    (watcher, group): (&mut JoinSet<()>, &mut JoinSet<Box<dyn Membership>>),
     admin: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
     stop.cancel();
     // The watcher goes first, so that it starts nothing while the worker stops.
     while watcher.join_next().await.is_some() {}
+    let membership = group.join_next().await.and_then(Result::ok);
     worker.shut_down().await;
+    // Only now: the next owners find everything committed.
+    if let Some(membership) = membership {
+        membership.leave().await;
+    }
     if tokio::time::timeout(ADMIN_STOP_TIMEOUT, admin.join_next()).await.is_err() {
         admin.shutdown().await;
     }

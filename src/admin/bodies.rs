@@ -15,13 +15,22 @@ use crate::{
 pub(super) fn info(view: &ConnectorView) -> Value {
     let name = &view.spec.name;
     let tasks: Vec<Value> =
-        (0..view.tasks.len()).map(|task| json!({ "connector": name, "task": task })).collect();
+        (0..view.task_count()).map(|task| json!({ "connector": name, "task": task })).collect();
     json!({ "name": name, "config": mask::shown(&view.spec), "tasks": tasks, "type": kind(view) })
 }
 
-/// Connect's `ConnectorStateInfo`; ours: `origin`, `target_state`, `delivery`, and `progress` of each task.
-pub(super) fn status(worker: &Worker, view: &ConnectorView) -> Value {
-    let mut connector = json!({ "state": view.state.as_str(), "worker_id": worker.id() });
+/// Connect's `ConnectorStateInfo`; ours: `origin`, `target_state`, `delivery`, and `progress` of each task. Of a connector that
+/// another worker runs it is what that one told; `worker_id` says which.
+pub fn status(worker: &Worker, view: &ConnectorView) -> Value {
+    if let Some(told) = &view.elsewhere {
+        let mut told = told.clone();
+        if let Some(members) = told.as_object_mut() {
+            members.insert("target_state".to_owned(), json!(view.target.as_str()));
+        }
+        return told;
+    }
+    let worker_id = if view.assigned { worker.id() } else { "" };
+    let mut connector = json!({ "state": view.state.as_str(), "worker_id": worker_id });
     if let (Some(trace), Some(members)) = (&view.trace, connector.as_object_mut()) {
         members.insert("trace".to_owned(), json!(trace));
     }

@@ -113,7 +113,11 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
             metrics.set_task_state(&view.spec.name, id, task.status.state.as_str());
         }
     }
-    let states: Vec<_> = views.iter().map(|view| (view.spec.name.as_str(), view.state.as_str())).collect();
+    let states: Vec<_> = views
+        .iter()
+        .filter(|view| view.assigned)
+        .map(|view| (view.spec.name.as_str(), view.state.as_str()))
+        .collect();
     let page = metrics.render(&state.worker.log().health(), &states);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
 }

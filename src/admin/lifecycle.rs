@@ -60,6 +60,9 @@ fn show_restarting(view: &mut ConnectorView, only_failed: bool) {
     if affected(view.state) {
         view.state = TaskState::Restarting;
     }
+    if let Some(state) = view.elsewhere.as_mut().and_then(|told| told.pointer_mut("/connector/state")) {
+        *state = json!(view.state.as_str());
+    }
     for task in view.tasks.iter_mut().filter(|t| affected(t.status.state)) {
         task.status.state = TaskState::Restarting;
     }
@@ -68,7 +71,7 @@ fn show_restarting(view: &mut ConnectorView, only_failed: bool) {
 pub(super) async fn tasks(State(state): State<AdminState>, Path(name): Path<String>) -> Answer {
     let view = state.worker.view(&name).await?;
     let config = mask::shown(&view.spec);
-    let tasks: Vec<Value> = (0..view.tasks.len())
+    let tasks: Vec<Value> = (0..view.task_count())
         .map(|task| json!({ "id": { "connector": name, "task": task }, "config": config }))
         .collect();
     Ok(Json(tasks).into_response())
@@ -80,6 +83,9 @@ pub(super) async fn task_status(
 ) -> Answer {
     let view = state.worker.view(&name).await?;
     let id = number(&name, &task)?;
+    if let Some(told) = view.elsewhere.as_ref().and_then(|told| told["tasks"].get(id)) {
+        return Ok(Json(told).into_response());
+    }
     let task = view.tasks.get(id).ok_or_else(|| unknown(&name, &task))?;
     Ok(Json(bodies::task(&state.worker, id, task)).into_response())
 }

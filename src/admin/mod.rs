@@ -9,7 +9,7 @@
 //! connectors, and a proxy in front of it should decide who that is. What a browser sends for another site is refused
 //! ([`error::same_origin`]), so a page that somebody visits can't reach a daemon on their machine.
 
-mod bodies;
+pub mod bodies;
 pub mod check;
 mod connectors;
 mod error;

@@ -2,7 +2,7 @@
 //!
 //! Not ready is: a log that can't write; a connector file that is not in force; a connector or task that has not started,
 //! is `FAILED`, or waits to be restarted (`RETRYING`); a task that has had work in hand for longer than `stall_timeout` without a
-//! commit. What was paused or stopped on purpose is fine, and so is a task with nothing to do.
+//! commit. What was paused or stopped on purpose is fine, so is a task with nothing to do, and so is what another worker runs.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ pub fn problems(
         json!({ "problem": "connector file is not in force", "file": file.display().to_string(), "detail": why })
     });
     let mut all: Vec<Value> = blocked.chain(files).collect();
-    for view in connectors {
+    for view in connectors.iter().filter(|view| view.assigned) {
         let name = &view.spec.name;
         if let Some(problem) = of_state(view.state) {
             all.push(

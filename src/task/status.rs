@@ -27,6 +27,22 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    const ALL: [Self; 7] = [
+        Self::Unassigned,
+        Self::Running,
+        Self::Retrying,
+        Self::Paused,
+        Self::Stopped,
+        Self::Failed,
+        Self::Restarting,
+    ];
+
+    /// From the word in the REST API.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
     /// The word in the REST API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -21,6 +21,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use rowstream_api::{SourceOffsets, TopicOffsets, TopicPartition};
 
+use tokio::sync::{oneshot, watch};
+
 pub use batch::{RecordBatch, RecordBatchBuilder, RecordRef};
 pub use filter::TopicFilter;
 
@@ -59,6 +61,10 @@ pub trait TopicLog: Send + Sync + 'static {
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicDescription>, LogError>>;
     /// Small durable state of the worker: connectors, target states, schemas.
     fn state(&self) -> &dyn StateStore;
+    /// The workers that share this log; `None` when it belongs to one process.
+    fn group(&self) -> Option<&dyn WorkerGroup> {
+        None
+    }
     /// Numbers and conditions for metrics and `/readyz`.
     fn health(&self) -> LogHealth;
     /// Finishes what was appended, then releases the log. Idempotent.
@@ -197,6 +203,43 @@ pub trait StateStore: Send + Sync {
     fn scan<'a>(&'a self, table: &'a str) -> BoxFuture<'a, Result<Vec<(String, Bytes)>, LogError>>;
     /// Applies all of these atomically and durably.
     fn write(&self, ops: Vec<StateOp>) -> BoxFuture<'_, Result<(), LogError>>;
+    /// Woken after anything changed, whoever changed it; `None` when nobody else can.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+}
+
+/// The workers that share a log, and which of them runs what.
+///
+/// The group only says who *should* run a shard. Who *can* is decided by the fences: a writer's epoch in the log, a
+/// sink's fence row in its target.
+pub trait WorkerGroup: Send + Sync {
+    /// Joins. What this worker has is told by [`Membership::next`].
+    fn join(&self) -> BoxFuture<'_, Result<Box<dyn Membership>, LogError>>;
+}
+
+/// A worker's place in its group. Dropping it leaves the group: what it had goes to the others at once.
+pub trait Membership: Send {
+    /// Number of shards in all; the same for every worker of the group.
+    fn shards(&self) -> u32;
+    /// The next thing to know. Cancel-safe.
+    fn next(&mut self) -> BoxFuture<'_, Assignment>;
+    /// Leaves in order. Returns when the group knows, or after a few seconds.
+    fn leave(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// What a worker is told by its group.
+#[derive(Debug)]
+pub enum Assignment {
+    /// These shards are its own from now on.
+    Gained(Vec<u32>),
+    /// These are to be given up. They go to others when `done` is answered or dropped, or when the worker's time is over.
+    Revoked {
+        /// Which.
+        shards: Vec<u32>,
+        /// Answered when nothing runs for them here.
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// One change of the state store.

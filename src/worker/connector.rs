@@ -11,6 +11,7 @@ use std::{
 };
 
 use rowstream_api::{Chain, ConnectorError, Delivery};
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -91,14 +92,37 @@ pub struct ConnectorView {
     pub kind: Option<PluginKind>,
     /// What it shall do.
     pub target: TargetState,
+    /// Whether it is this worker that runs it.
+    pub assigned: bool,
     /// What it does.
     pub state: TaskState,
     /// Why it failed, with what to do.
     pub trace: Option<String>,
     /// The promise of its plan.
     pub delivery: Option<Delivery>,
-    /// Its tasks, by number.
+    /// Its tasks, by number; none when another worker runs it.
     pub tasks: Vec<TaskView>,
+    /// What the worker that runs it last told of it, where that is another one.
+    pub elsewhere: Option<Value>,
+}
+
+impl ConnectorView {
+    /// How many tasks it has, wherever they run.
+    #[must_use]
+    pub fn task_count(&self) -> usize {
+        let told = self.elsewhere.as_ref().and_then(|told| told["tasks"].as_array());
+        told.map_or(self.tasks.len(), Vec::len)
+    }
+
+    /// Fills in what the worker that runs it told.
+    pub(super) fn told(mut self, told: Option<Value>) -> Self {
+        let connector = told.as_ref().map(|told| &told["connector"]);
+        let word = |member: &str| connector.and_then(|c| c[member].as_str());
+        self.state = word("state").and_then(TaskState::parse).unwrap_or(TaskState::Unassigned);
+        self.trace = word("trace").map(str::to_owned);
+        self.elsewhere = told;
+        self
+    }
 }
 
 /// One task.
@@ -117,6 +141,8 @@ enum Command {
     Change,
     Target(TargetState),
     Restart(Restart),
+    /// This worker runs it from now on, or no longer; answered when that is so.
+    Assign(bool, oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -135,6 +161,7 @@ struct Published {
     origin: Origin,
     kind: Option<PluginKind>,
     target: TargetState,
+    assigned: bool,
     state: TaskState,
     trace: Option<String>,
     delivery: Option<Delivery>,
@@ -147,7 +174,7 @@ impl Connector {
         context: Arc<WorkerContext>,
         spec: ConnectorSpec,
         origin: Origin,
-        target: TargetState,
+        (target, assigned): (TargetState, bool),
     ) -> Arc<Self> {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let published = Arc::new(Mutex::new(Published {
@@ -155,6 +182,7 @@ impl Connector {
             origin,
             kind: None,
             target,
+            assigned,
             state: TaskState::Unassigned,
             trace: None,
             delivery: None,
@@ -178,6 +206,7 @@ impl Connector {
             origin: published.origin.clone(),
             kind: published.kind,
             target: published.target,
+            assigned: published.assigned,
             state: published.state,
             trace: published.trace.clone(),
             delivery: published.delivery.clone(),
@@ -186,6 +215,7 @@ impl Connector {
                 .iter()
                 .map(|t| TaskView { status: t.read(), gauges: t.gauges.values(), notes: t.gauges.notes() })
                 .collect(),
+            elsewhere: None,
         }
     }
 
@@ -202,6 +232,15 @@ impl Connector {
 
     pub(super) fn restart(&self, which: Restart) {
         self.send(Command::Restart(which));
+    }
+
+    /// Starts to run here, or stops within the deadline. Returns when that is so.
+    pub(super) async fn assign(&self, assigned: bool) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Assign(assigned, done)).await.is_ok() {
+            // An error means that the actor is gone, and with it all it ran.
+            wait.await.unwrap_or(());
+        }
     }
 
     /// Stops its tasks within the deadline and ends the actor.
@@ -260,6 +299,11 @@ impl Actor {
                     }
                 }
                 Command::Restart(which) => self.restart(which).await,
+                Command::Assign(assigned, done) => {
+                    self.assign(assigned).await;
+                    // The caller may have given up waiting.
+                    let _gone = done.send(());
+                }
                 Command::ShutDown(done) => {
                     self.stop_tasks().await;
                     self.context.exclusive.release(&self.name());
@@ -269,6 +313,15 @@ impl Actor {
                 }
             }
         }
+    }
+
+    async fn assign(&mut self, assigned: bool) {
+        if std::mem::replace(&mut lock(&self.published).assigned, assigned) == assigned {
+            return;
+        }
+        tracing::info!("{}", if assigned { "assigned to this worker" } else { "goes to another worker" });
+        self.stop_tasks().await;
+        self.start().await;
     }
 
     fn name(&self) -> String {
@@ -292,13 +345,19 @@ impl Actor {
     }
 
     fn try_start(&mut self) -> Result<(), ConnectorError> {
-        let (spec, target) = {
+        let (spec, target, assigned) = {
             let published = lock(&self.published);
-            (published.spec.clone(), published.target)
+            (published.spec.clone(), published.target, published.assigned)
         };
         self.started = Some(spec.clone());
-        let (plugin, plan) = registry::plan(&spec)?;
         self.context.exclusive.release(&spec.name);
+        if !assigned {
+            let mut published = lock(&self.published);
+            (published.state, published.trace, published.tasks) = (TaskState::Unassigned, None, Vec::new());
+            published.kind = registry::plugin(&spec.connector).map(|plugin| plugin.kind);
+            return Ok(());
+        }
+        let (plugin, plan) = registry::plan(&spec)?;
         self.context.exclusive.claim(&spec.name, &plan.exclusive())?;
         let delivery = plan.delivery();
         let made = match target {

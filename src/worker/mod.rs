@@ -4,7 +4,10 @@
 //! connector that hangs while it stops is aborted at its deadline, alone. Connectors come from YAML files, which are watched
 //! ([`files`]), and from REST, which are stored in the log; a name belongs to one of the two. Whether a connector shall run, pause or
 //! stop is stored in the log, so it survives a restart.
+//!
+//! Where several workers share a log, each knows every connector and runs those that are its own ([`cluster`]).
 
+pub mod cluster;
 pub mod connector;
 pub mod files;
 mod store;
@@ -18,6 +21,7 @@ use std::{
 use rowstream_api::{Chain, ConfigErrors, ConnectorError, SourceOffsets, TopicOffsets};
 use tokio::{sync::RwLock, task::JoinSet};
 
+use cluster::Cluster;
 use connector::Connector;
 pub use connector::{ConnectorView, Origin, TargetState, TaskView};
 
@@ -100,7 +104,12 @@ pub struct Worker {
     connectors: RwLock<BTreeMap<String, Arc<Connector>>>,
     /// `host:port` of the admin server, Connect's worker id.
     id: String,
+    /// What runs here, where several workers share the log.
+    cluster: Cluster,
 }
+
+/// How long a deleted connector may take to stop on another worker, beyond the deadline of a stop: that worker may just have died.
+const ELSEWHERE_STOPS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Whether a `put` made a connector or changed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +124,23 @@ impl Worker {
     /// A worker without connectors yet.
     #[must_use]
     pub fn new(context: WorkerContext, id: String) -> Arc<Self> {
-        Arc::new(Self { context: Arc::new(context), connectors: RwLock::default(), id })
+        let (context, cluster) = (Arc::new(context), Cluster::default());
+        Arc::new(Self { context, connectors: RwLock::default(), id, cluster })
+    }
+
+    /// Whether several workers share the log.
+    fn clustered(&self) -> bool {
+        self.context.log.group().is_some()
+    }
+
+    fn runs_here(&self, connector: &str) -> bool {
+        !self.clustered() || self.cluster.owns(connector)
+    }
+
+    /// What runs here of the group's work, where several workers share the log.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.clustered().then_some(&self.cluster)
     }
 
     /// Connect's worker id.
@@ -160,7 +185,16 @@ impl Worker {
 
     /// All connectors, in order.
     pub async fn views(&self) -> Vec<ConnectorView> {
-        self.connectors.read().await.values().map(|c| c.view()).collect()
+        self.connectors.read().await.values().map(|c| self.whole(c.view())).collect()
+    }
+
+    /// A view with what another worker told, where that one runs it.
+    fn whole(&self, view: ConnectorView) -> ConnectorView {
+        if view.assigned {
+            return view;
+        }
+        let told = self.cluster.status(&view.spec.name);
+        view.told(told)
     }
 
     /// One connector.
@@ -168,7 +202,7 @@ impl Worker {
     /// # Errors
     /// [`WorkerError::NotFound`].
     pub async fn view(&self, name: &str) -> Result<ConnectorView, WorkerError> {
-        Ok(self.find(name).await?.view())
+        Ok(self.whole(self.find(name).await?.view()))
     }
 
     /// Creates or changes a connector by REST; durable when it returns. Its tasks start in the background.
@@ -214,7 +248,9 @@ impl Worker {
             return Ok(Put::Updated);
         }
         let name = spec.name.clone();
-        let connector = Connector::spawn(Arc::clone(&self.context), spec, origin, target);
+        // Under the lock: an assignment that comes in between finds the connector in the map.
+        let assigned = self.runs_here(&name);
+        let connector = Connector::spawn(Arc::clone(&self.context), spec, origin, (target, assigned));
         connectors.insert(name, connector);
         Ok(Put::Created)
     }
@@ -232,9 +268,16 @@ impl Worker {
                 file.display()
             )));
         }
+        if forget == Forget::Offsets {
+            // First, so that no worker of the group takes it up again.
+            store::delete(self.context.log.state(), name).await?;
+        }
         connector.shut_down().await;
         self.connectors.write().await.remove(name);
         if forget == Forget::Offsets {
+            if !self.runs_here(name) {
+                self.stopped_elsewhere(name).await?;
+            }
             // Nobody drops a slot on somebody's behalf; but a slot without a reader fills the primary's disk.
             let resources =
                 registry::plan(&connector.view().spec).map(|(_, plan)| plan.exclusive()).unwrap_or_default();
@@ -247,11 +290,43 @@ impl Worker {
                 );
             }
             let log = &self.context.log;
-            store::delete(log.state(), name).await?;
             log.replace_source_offsets(name, SourceOffsets::new()).await?;
             log.delete_group(&group_of(name)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the worker that ran a deleted connector has withdrawn its status: nothing writes offsets for it any more.
+    async fn stopped_elsewhere(&self, name: &str) -> Result<(), WorkerError> {
+        let state = self.context.log.state();
+        let gone = async {
+            let mut changes = state.changes();
+            while store::statuses(state).await?.contains_key(name) {
+                match &mut changes {
+                    // An error means that the log is closed, which the next read says.
+                    Some(changes) => drop(changes.changed().await),
+                    None => return Ok(()),
+                }
+            }
+            Ok(())
+        };
+        let patience = self.context.stop_timeout + ELSEWHERE_STOPS_WITHIN;
+        tokio::time::timeout(patience, gone).await.unwrap_or_else(|_| {
+            Err(WorkerError::Conflict(format!(
+                "connector `{name}` is deleted, but the worker that ran it has not said that it stopped; its offsets are kept"
+            )))
+        })
+    }
+
+    /// Starts what is this worker's and stops what is not; returns when that is so.
+    async fn assign_all(&self) {
+        let connectors: Vec<_> = self.connectors.read().await.values().cloned().collect();
+        let mut assigned = JoinSet::new();
+        for connector in connectors {
+            let here = self.runs_here(&connector.view().spec.name);
+            assigned.spawn(async move { connector.assign(here).await });
+        }
+        while assigned.join_next().await.is_some() {}
     }
 
     /// Sets what a connector shall do; durable when it returns.
@@ -270,6 +345,14 @@ impl Worker {
     /// # Errors
     /// Not found.
     pub async fn restart(&self, name: &str, which: Restart) -> Result<(), WorkerError> {
+        if self.runs_here(name) {
+            return self.restart_here(name, which).await;
+        }
+        self.find(name).await?;
+        store::ask_restart(self.context.log.state(), name, which).await
+    }
+
+    async fn restart_here(&self, name: &str, which: Restart) -> Result<(), WorkerError> {
         self.find(name).await?.restart(which);
         Ok(())
     }
@@ -279,12 +362,10 @@ impl Worker {
     /// # Errors
     /// No such connector or task.
     pub async fn restart_task(&self, name: &str, task: usize) -> Result<(), WorkerError> {
-        let connector = self.find(name).await?;
-        if connector.view().tasks.len() <= task {
+        if self.view(name).await?.task_count() <= task {
             return Err(WorkerError::NotFound(format!("Unknown task: {name}-{task}")));
         }
-        connector.restart(Restart::Task(task));
-        Ok(())
+        self.restart(name, Restart::Task(task)).await
     }
 
     /// Where a connector stands.
