@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, AdminState},
-    config::WorkerConfig,
+    config::{EmbeddedLogConfig, TopicLogConfig, WorkerConfig},
     schema_registry::{BuiltinRegistry, RegistryError},
     telemetry::{logging::LogLevels, metrics::Metrics},
     topic_log::{
         LogError, Membership, TopicLog,
         embedded::{EmbeddedConfig, EmbeddedLog},
+        kafka::KafkaLog,
     },
     worker::{
         Exclusive, Worker, WorkerContext, WorkerError, cluster,
@@ -66,8 +68,7 @@ pub enum DaemonError {
 /// # Errors
 /// Whatever kept it from starting. Once it runs, trouble belongs to connectors and shows in their status.
 pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), DaemonError> {
-    let log: Arc<dyn TopicLog> = EmbeddedLog::open(embedded(&config)).await?;
-    let registry = BuiltinRegistry::open(Arc::clone(&log)).await?;
+    let (log, registry) = open_log(&config).await?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
     let address = config.admin.listen;
     let listener =
@@ -85,7 +86,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let stop = CancellationToken::new();
     let state = AdminState {
         worker: Arc::clone(&worker),
-        registry,
+        registry: Arc::clone(&registry),
         problems: problems.clone(),
         log_levels,
         started: Instant::now(),
@@ -109,6 +110,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     );
     worker.start_stored().await?;
     let mut watcher = JoinSet::new();
+    watcher.spawn(Arc::clone(&registry).follow(stop.clone()));
     watcher.spawn(files::watch(Arc::clone(&worker), config.connectors.clone(), problems, stop.clone()));
 
     let mut group = JoinSet::new();
@@ -152,15 +154,31 @@ async fn stop_all(
     }
 }
 
-fn embedded(config: &WorkerConfig) -> EmbeddedConfig {
-    let log = &config.topic_log;
+/// The log that is configured, and the registry that keeps its schemas in it.
+async fn open_log(config: &WorkerConfig) -> Result<(Arc<dyn TopicLog>, Arc<BuiltinRegistry>), DaemonError> {
+    match &config.topic_log {
+        TopicLogConfig::Embedded(settings) => {
+            let log: Arc<dyn TopicLog> = EmbeddedLog::open(embedded(settings, &config.data_dir)).await?;
+            let registry = BuiltinRegistry::open(Arc::clone(&log)).await?;
+            Ok((log, registry))
+        }
+        TopicLogConfig::Kafka(settings) => {
+            let log = KafkaLog::open((**settings).clone()).await?;
+            let topic = log.schemas_topic(&config.schema_registry.topic).await?;
+            let registry = BuiltinRegistry::open_topic(topic).await?;
+            Ok((log, registry))
+        }
+    }
+}
+
+fn embedded(log: &EmbeddedLogConfig, data_dir: &Path) -> EmbeddedConfig {
     EmbeddedConfig {
         partitions_default: log.partitions,
         segment_bytes: log.segment_size.0,
         commit_interval: log.commit_interval,
         retention_ms: log.retention.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
         retention_bytes: log.retention_size.map(|s| s.0),
-        ..EmbeddedConfig::new(config.data_dir.join("log"))
+        ..EmbeddedConfig::new(data_dir.join("log"))
     }
 }
 

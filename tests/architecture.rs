@@ -19,7 +19,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rowstream-avro", &["rowstream-api"]),
     ("rowstream-transforms", &["rowstream-api"]),
     ("rowstream-testkit", &["rowstream-api"]),
+    ("rowstream-kafka-ffi", &[]),
 ];
+/// Who may know Kafka: the daemon, and the crate of two C calls, which stands apart because it alone may be unsafe.
+const KAFKA: &[&str] = &["rowstream", "rowstream-kafka-ffi"];
 /// Crates that bring a runtime, a network or a broker: not for `api`.
 const RUNTIMES: &[&str] = &[
     "tokio",
@@ -76,8 +79,30 @@ fn connectors_see_only_the_api() {
         for used in uses.iter().filter(|u| ours.contains(u)) {
             assert!(allowed.contains(&used.as_str()), "{package} must not depend on {used}");
         }
-        assert!(!uses.contains("rdkafka"), "{package} must not know Kafka");
+        assert!(
+            KAFKA.contains(&package.as_str()) || !uses.contains("rdkafka"),
+            "{package} must not know Kafka"
+        );
+        assert!(!uses.contains("rowstream-kafka-ffi"), "{package} must not know Kafka");
     }
+}
+
+#[test]
+fn only_the_kafka_log_calls_c() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let outside = |p: &PathBuf| !p.starts_with(root.join("src/topic_log/kafka"));
+    for path in sources(&root.join("src")).into_iter().filter(outside) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for name in ["rdkafka", "rowstream_kafka_ffi"] {
+            assert!(!text.contains(&format!("{name}::")), "{} uses {name}", path.display());
+        }
+    }
+    let text = std::fs::read_to_string(root.join("kafka-ffi/src/lib.rs")).unwrap();
+    assert_eq!(
+        text.matches("unsafe {").count(),
+        3,
+        "every unsafe block is argued for in kafka-ffi's module doc"
+    );
 }
 
 #[test]

@@ -15,6 +15,13 @@ die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
 need cc gcc
+need c++ g++ # librdkafka is built from its sources
+need make make
+need pkg-config pkg-config
+need java default-jre-headless # Kafka
+need mvn maven
+[ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
+[ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
 need python3 python3
 need openssl openssl
 need flock util-linux
@@ -47,6 +54,8 @@ up() { sh tests/services/postgres.sh "$1" up; }
 up "$ROWSTREAM_TEST_POSTGRES"
 # The private servers of the tests for wrong settings are made of this one's tree.
 [ "$ROWSTREAM_TEST_POSTGRES" = 15 ] || up 15
+say "starting Kafka"
+bash tests/services/kafka.sh up
 
 # What a killed test process left behind holds slots and WAL: everything named for a process that is gone goes.
 leftovers() {

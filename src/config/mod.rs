@@ -7,7 +7,9 @@
 pub mod connector;
 pub mod secrets;
 pub mod spec;
+pub mod topic_log;
 pub mod worker;
 
 pub use connector::{ConnectorSpec, ErrorPolicy, RestartPolicy, Tolerance};
-pub use worker::WorkerConfig;
+pub use topic_log::{EmbeddedLogConfig, TopicLogConfig};
+pub use worker::{RegistryConfig, WorkerConfig};

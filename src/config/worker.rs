@@ -10,22 +10,29 @@ use figment::{
     Figment,
     providers::{Env, Format, Yaml},
 };
-use rowstream_api::{ByteSize, ConfigErrors, FieldDoc, FieldKind, units};
+use rowstream_api::{ConfigErrors, FieldDoc, FieldKind, units};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{secrets, spec};
+use super::{
+    secrets, spec,
+    topic_log::{self, TopicLogConfig},
+};
 
 /// Everything the process itself needs to know.
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkerConfig {
-    /// The embedded log lives here; nothing else is kept.
+    /// The embedded log lives here; nothing else is kept. Empty with Kafka, where a worker keeps nothing.
+    #[serde(default)]
     pub data_dir: PathBuf,
     /// Directory of connector YAML files.
     pub connectors: PathBuf,
     /// The topic log.
-    #[serde(default)]
+    #[serde(skip)]
     pub topic_log: TopicLogConfig,
+    /// The schema registry.
+    #[serde(default)]
+    pub schema_registry: RegistryConfig,
     /// The admin server.
     #[serde(default)]
     pub admin: AdminConfig,
@@ -37,39 +44,17 @@ pub struct WorkerConfig {
     pub stall_timeout: Duration,
 }
 
-/// `topic_log`.
+/// `schema_registry`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-pub struct TopicLogConfig {
-    /// Partitions of new topics.
-    pub partitions: u32,
-    /// Size of one segment file.
-    pub segment_size: ByteSize,
-    /// Longest wait for more records before a commit, under load.
-    #[serde(deserialize_with = "units::duration")]
-    pub commit_interval: Duration,
-    /// How long records are kept after every group has read them; forever when absent.
-    #[serde(deserialize_with = "optional_duration")]
-    pub retention: Option<Duration>,
-    /// How many bytes are kept; unlimited when absent.
-    pub retention_size: Option<ByteSize>,
+pub struct RegistryConfig {
+    /// Where the built-in registry keeps its schemas on Kafka.
+    pub topic: String,
 }
 
-fn optional_duration<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    units::duration(deserializer).map(Some)
-}
-
-impl Default for TopicLogConfig {
+impl Default for RegistryConfig {
     fn default() -> Self {
-        Self {
-            partitions: 1,
-            segment_size: ByteSize(64 << 20),
-            commit_interval: Duration::from_millis(10),
-            retention: Some(Duration::from_hours(7 * 24)),
-            retention_size: None,
-        }
+        Self { topic: "_schemas".to_owned() }
     }
 }
 
@@ -97,16 +82,13 @@ fn default_stall_timeout() -> Duration {
 
 /// Every field of `worker.yaml`.
 pub const WORKER_FIELDS: &[FieldDoc] = &[
-    FieldDoc {
-        required: true,
-        ..FieldDoc::optional(
-            "data_dir",
-            FieldKind::Text,
-            None,
-            "Directory of the embedded topic log: records, offsets, schemas. One daemon at a time; a second one is refused.",
-            "/var/lib/rowstream",
-        )
-    },
+    FieldDoc::optional(
+        "data_dir",
+        FieldKind::Text,
+        None,
+        "Directory of the embedded topic log: records, offsets, schemas. One daemon at a time; a second one is refused. Required with the embedded log; with Kafka nothing is kept on disk.",
+        "/var/lib/rowstream",
+    ),
     FieldDoc {
         required: true,
         ..FieldDoc::optional(
@@ -119,16 +101,16 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
     },
     FieldDoc::optional(
         "topic_log.type",
-        FieldKind::Choice(&["embedded"]),
+        FieldKind::Choice(&["embedded", "kafka"]),
         Some("embedded"),
-        "The topic log: `embedded`, inside this process.",
-        "embedded",
+        "The topic log: `embedded`, inside this process, or `kafka`, shared by many workers.",
+        "kafka",
     ),
     FieldDoc::optional(
         "topic_log.partitions",
         FieldKind::Integer { min: 1, max: 1024 },
         Some("1"),
-        "Partitions of newly made topics.",
+        "Partitions of newly made topics of the embedded log.",
         "1",
     ),
     FieldDoc::optional(
@@ -142,7 +124,7 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "topic_log.commit_interval",
         FieldKind::Duration,
         Some("10ms"),
-        "Under load, how long a commit may wait for more records. Light traffic commits at once.",
+        "Under load, how long a commit may wait for more records; on Kafka the shortest time between two commits of a task. Light traffic commits at once.",
         "10ms",
     ),
     FieldDoc::optional(
@@ -160,11 +142,137 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "100GiB",
     ),
     FieldDoc::optional(
+        "topic_log.group",
+        FieldKind::Text,
+        Some("rowstream"),
+        "Kafka: workers of one group share connectors, offsets and state. Names the topics `GROUP-offsets`, `GROUP-sink-offsets` and `GROUP-state`, and begins every `transactional.id`.",
+        "rowstream",
+    ),
+    FieldDoc::optional(
+        "topic_log.bootstrap_servers",
+        FieldKind::List,
+        None,
+        "Kafka: brokers to begin with, as `host:port`. Required.",
+        "[\"kafka-1:9092\", \"kafka-2:9092\"]",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.enabled",
+        FieldKind::Bool,
+        Some("true"),
+        "Kafka: with anything under `tls` the connection is encrypted, unless this says no.",
+        "true",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.ca",
+        FieldKind::Text,
+        None,
+        "Kafka: PEM file of the authorities that sign the brokers' certificates; the machine's own when not given.",
+        "/etc/rowstream/kafka-ca.pem",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.certificate",
+        FieldKind::Text,
+        None,
+        "Kafka: PEM file of the client's certificate chain, where brokers ask for one (mTLS).",
+        "/etc/rowstream/kafka-client.pem",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.key",
+        FieldKind::Text,
+        None,
+        "Kafka: PEM file of the key of that certificate.",
+        "/etc/rowstream/kafka-client.key",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.key_password",
+        FieldKind::Secret,
+        None,
+        "Kafka: password of that key.",
+        "${env:KAFKA_KEY_PASSWORD}",
+    ),
+    FieldDoc::optional(
+        "topic_log.tls.verify_hostname",
+        FieldKind::Bool,
+        Some("true"),
+        "Kafka: whether a broker's name must be the one in its certificate.",
+        "true",
+    ),
+    FieldDoc::optional(
+        "topic_log.sasl.mechanism",
+        FieldKind::Choice(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]),
+        None,
+        "Kafka: how the worker proves who it is. Without it, by its certificate or not at all.",
+        "SCRAM-SHA-512",
+    ),
+    FieldDoc::optional(
+        "topic_log.sasl.user",
+        FieldKind::Text,
+        None,
+        "Kafka: user of PLAIN and SCRAM.",
+        "rowstream",
+    ),
+    FieldDoc::optional(
+        "topic_log.sasl.password",
+        FieldKind::Secret,
+        None,
+        "Kafka: password of PLAIN and SCRAM.",
+        "${env:KAFKA_PASSWORD}",
+    ),
+    FieldDoc::optional(
+        "topic_log.sasl.token_file",
+        FieldKind::Text,
+        None,
+        "Kafka: with OAUTHBEARER, a file that holds a token (JWT) and is kept fresh by somebody else, as Kubernetes does with service account tokens. Read again before the token expires.",
+        "/var/run/secrets/tokens/kafka",
+    ),
+    FieldDoc::optional(
+        "topic_log.topics.partitions",
+        FieldKind::Integer { min: 1, max: 100_000 },
+        Some("1"),
+        "Kafka: partitions of newly made topics. Keys are spread by murmur2, as Java clients do. Topics that are there keep what they have.",
+        "6",
+    ),
+    FieldDoc::optional(
+        "topic_log.topics.replication_factor",
+        FieldKind::Integer { min: 1, max: 1024 },
+        None,
+        "Kafka: copies of newly made topics, the log's own too; the brokers' default when not given.",
+        "3",
+    ),
+    FieldDoc::optional(
+        "topic_log.topics.cleanup_policy",
+        FieldKind::Choice(&["delete", "compact", "compact,delete"]),
+        None,
+        "Kafka: `cleanup.policy` of newly made topics; the brokers' default when not given. A compacted topic takes no record of a table without a key.",
+        "delete",
+    ),
+    FieldDoc::optional(
+        "topic_log.topics.overrides",
+        FieldKind::Map,
+        None,
+        "Kafka: topic names or patterns with settings of their own for newly made topics: `partitions`, `replication_factor`, and any setting of a Kafka topic. The most specific pattern counts.",
+        "{ \"shop.public.orders\": \"partitions=12, cleanup.policy=compact\" }",
+    ),
+    FieldDoc::optional(
+        "topic_log.properties",
+        FieldKind::SecretMap,
+        None,
+        "Kafka: properties of librdkafka for all clients, laid over ours. Those that exactly-once stands on are refused by name. `message.max.bytes` is the largest record: a larger one is handled by the connector's error policy.",
+        "{ message.max.bytes: 5000000 }",
+    ),
+    FieldDoc::optional(
         "schema_registry.type",
         FieldKind::Choice(&["builtin"]),
         Some("builtin"),
         "The schema registry: `builtin`, served under the admin address.",
         "builtin",
+    ),
+    FieldDoc::optional(
+        "schema_registry.topic",
+        FieldKind::Text,
+        Some("_schemas"),
+        "With Kafka, the compacted topic in which the built-in registry keeps its schemas, in the format of Confluent's registry.",
+        "_schemas",
     ),
     FieldDoc::optional(
         "admin.listen",
@@ -213,13 +321,24 @@ impl WorkerConfig {
                 "expected an address and a port, such as `127.0.0.1:8083` or `0.0.0.0:8083`",
             );
         }
+        let fields = match typed.remove("topic_log") {
+            Some(Value::Object(fields)) => fields,
+            Some(_) | None => Map::new(),
+        };
+        let topic_log = topic_log::read(fields, &mut errors);
+        if matches!(topic_log, TopicLogConfig::Embedded(_)) && !document.contains_key("data_dir") {
+            errors.push(
+                "data_dir",
+                "is required, e.g. `/var/lib/rowstream`. Directory of the embedded topic log.",
+            );
+        }
         errors.clone().into_result()?;
-        typed.remove("schema_registry"); // Only one kind so far; checked above.
         let mut config: Self = serde_json::from_value(Value::Object(typed)).map_err(|e| {
             errors.push("", e.to_string());
             errors.clone()
         })?;
         let base = file.parent().unwrap_or(Path::new("."));
+        config.topic_log = topic_log;
         config.data_dir = base.join(&config.data_dir);
         config.connectors = base.join(&config.connectors);
         Ok(config)
@@ -272,7 +391,8 @@ mod tests {
         let config = WorkerConfig::load(&file).unwrap();
         assert_eq!(config.data_dir, dir.path().join("data"));
         assert_eq!(config.stop_timeout, Duration::from_secs(3));
-        assert_eq!(config.topic_log.segment_size, ByteSize(64 << 20));
+        let TopicLogConfig::Embedded(log) = config.topic_log else { panic!("not the default") };
+        assert_eq!(log.segment_size.0, 64 << 20);
     }
 
     #[test]

@@ -117,6 +117,8 @@ struct Table {
     key_id: Option<u32>,
     value_id: u32,
     partitions: Vec<TopicPartition>,
+    /// The largest record that the log takes.
+    record_bytes_max: usize,
 }
 
 /// Encodes changes of one source task. Not shared.
@@ -235,7 +237,9 @@ impl EventEncoder {
         let count = writer.partitions(topic).await.map_err(log_error)?;
         let partitions = (0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect();
         let plan = EnvelopePlan::compile(&schema);
-        self.tables.insert(address(&schema), Table { plan, key_id, value_id, partitions, schema });
+        let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
+        let table = Table { plan, key_id, value_id, partitions, record_bytes_max, schema };
+        self.tables.insert(address(&table.schema), table);
         Ok(())
     }
 
@@ -302,6 +306,7 @@ impl Push<'_> {
                 let Scratch { value, unavailable, .. } = &mut *self.scratch;
                 let images = Images { op: Op::Truncate, before: None, after: None };
                 self.table.value(self.view, images, self.now_us, (value, unavailable))?;
+                self.table.fits(&[], value, &[self.common])?;
                 append(
                     self.table,
                     self.view,
@@ -320,6 +325,7 @@ impl Push<'_> {
         self.table.value(self.view, images, self.now_us, (value, unavailable))?;
         let unavailable = self.table.unavailable(unavailable);
         let headers = headers(None, unavailable.as_deref(), self.view.row_follows);
+        self.table.fits(key, value, &[&headers, self.common])?;
         append(self.table, self.view, self.group, self.common, (Some(key), Some(value), &headers));
         Ok(())
     }
@@ -346,11 +352,14 @@ impl Push<'_> {
         let (new_json, old_json) = (table.key_json(key)?, table.key_json(old_key)?);
         let unavailable = table.unavailable(unavailable);
         let gone = headers(Some(("__debezium.newkey", &new_json)), None, false);
+        let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref(), view.row_follows);
+        // Both or none.
+        table.fits(old_key, value, &[&gone, self.common])?;
+        table.fits(key, second, &[&come, self.common])?;
         append(table, view, self.group, self.common, (Some(old_key), Some(value), &gone));
         if table.key_id.is_some() {
             append(table, view, self.group, self.common, (Some(old_key), None, &gone));
         }
-        let come = headers(Some(("__debezium.oldkey", &old_json)), unavailable.as_deref(), view.row_follows);
         append(table, view, self.group, self.common, (Some(key), Some(second), &come));
         Ok(())
     }
@@ -388,6 +397,24 @@ impl Table {
         put_frame_header(self.value_id, out);
         let event = Event { op, before, after, source: view.source, now_us };
         self.plan.encode_envelope(&event, out, unavailable)
+    }
+
+    /// Refuses a record that the log would not take, so that the connector's policy decides and not a failed commit.
+    fn fits(&self, key: &[u8], value: &[u8], headers: &[&[Header<'_>]]) -> Result<(), RecordError> {
+        let headers: usize =
+            headers.iter().copied().flatten().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = key.len() + value.len() + headers;
+        if bytes <= self.record_bytes_max {
+            return Ok(());
+        }
+        let (topic, max) = (&self.schema.topic, self.record_bytes_max);
+        Err(RecordError::value(
+            "RECORD_TOO_LARGE",
+            format!(
+                "the record for topic `{topic}` has {bytes} bytes, the limit is {max}; raise `topic_log.properties: \
+                 {{ message.max.bytes: … }}` and the topic's max.message.bytes, or leave a large column out"
+            ),
+        ))
     }
 
     fn key_json(&self, framed: &[u8]) -> Result<Vec<u8>, RecordError> {

@@ -1,9 +1,10 @@
-//! The built-in schema registry: ids and versions kept in the topic log's state.
+//! The built-in schema registry: ids and versions kept in the topic log.
 //!
 //! What it guarantees: an id once answered is durable and stands for the same schema forever; the same schema has
 //! one id whoever registers it, under whichever subject, however many do at once.
 //!
-//! Why: changes are decided and written one at a time under an async lock, against a memory that equals the store.
+//! Why: changes are decided and written one at a time under an async lock, against a memory that equals the store. Where
+//! other workers write too, the store refuses a write that was decided before one of theirs, and it is decided anew.
 //! The memory changes only after the write is durable. A write that failed or whose caller went away midway may or
 //! may not have happened, so the next change first reads the store again. Readers take no part in this: they look
 //! at the memory under a lock that is never held across an await.
@@ -13,20 +14,26 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Level, Refusal, RegistryError, SchemaRegistry,
-    catalog::{CONFIG, Catalog, Edit, Entry, SCHEMAS, SUBJECTS},
+    catalog::{Catalog, Edit, Entry},
     compatibility::{self, Incompatible},
+    confluent_topic::TopicStored,
     schema_text::SchemaText,
+    store::{SchemaStore, Shared, StateStored, Stored},
 };
-use crate::topic_log::{StateOp, TopicLog};
+use crate::topic_log::{TopicLog, kafka::SchemasTopic};
 
 pub use super::catalog::{Deleted, SubjectVersion, VersionChoice};
 
+/// Times that a change is decided anew because another worker wrote first.
+const ROUNDS_MAX: usize = 20;
+
 /// The registry, shared by converters and the REST API.
 pub struct BuiltinRegistry {
-    log: Arc<dyn TopicLog>,
+    store: Box<dyn SchemaStore>,
     catalog: RwLock<Catalog>,
     writer: Mutex<Memory>,
 }
@@ -52,8 +59,49 @@ impl BuiltinRegistry {
     /// # Errors
     /// [`RegistryError::Unavailable`] when the state cannot be read or holds something else than was written.
     pub async fn open(log: Arc<dyn TopicLog>) -> Result<Arc<Self>, RegistryError> {
-        let catalog = RwLock::new(load(log.as_ref()).await?);
-        Ok(Arc::new(Self { log, catalog, writer: Mutex::new(Memory::Current) }))
+        Self::open_in(Box::new(StateStored(log))).await
+    }
+
+    /// Loads the registry from a topic of Confluent's format, which other workers read and write too.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_topic(topic: SchemasTopic) -> Result<Arc<Self>, RegistryError> {
+        Self::open_in(Box::new(TopicStored::new(topic))).await
+    }
+
+    async fn open_in(store: Box<dyn SchemaStore>) -> Result<Arc<Self>, RegistryError> {
+        let catalog = RwLock::new(store.load().await?);
+        Ok(Arc::new(Self { store, catalog, writer: Mutex::new(Memory::Current) }))
+    }
+
+    /// Follows what other workers write, until `stop`, so that readers see it without asking.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.store.changed() => {}
+            }
+            if let Err(error) = self.reload().await {
+                tracing::warn!(%error, "the schema registry could not read what was written to its topic");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                }
+            }
+        }
+    }
+
+    async fn reload(&self) -> Result<(), Refusal> {
+        let mut memory = self.writer.lock().await;
+        *memory = Memory::Doubtful;
+        self.replace(self.store.load().await?);
+        *memory = Memory::Current;
+        Ok(())
+    }
+
+    fn replace(&self, catalog: Catalog) {
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
     }
 
     /// Registers a schema under a subject, or finds it there; answers its id. Durable when it returns.
@@ -85,7 +133,7 @@ impl BuiltinRegistry {
                 return Ok((vec![set(id)], id));
             }
             let id = catalog.next_id()?;
-            Ok((vec![Edit::AddSchema { id, schema }, set(id)], id))
+            Ok((vec![Edit::AddSchema { id, schema: schema.clone() }, set(id)], id))
         })
         .await
     }
@@ -259,7 +307,7 @@ impl BuiltinRegistry {
     pub async fn set_level(&self, subject: Option<&str>, level: Level) -> Result<(), Refusal> {
         subject.map_or(Ok(()), valid_subject)?;
         let subject = subject.map(str::to_owned);
-        self.change(|_| Ok((vec![Edit::SetLevel { subject, level }], ()))).await
+        self.change(|_| Ok((vec![Edit::SetLevel { subject: subject.clone(), level }], ()))).await
     }
 
     /// Removes a subject's own level, or sets the global one back to the default; answers what it was.
@@ -282,27 +330,32 @@ impl BuiltinRegistry {
     /// Decides a change, writes it, then follows in memory. Cancel-safe: see the module's doc.
     async fn change<T>(
         &self,
-        decide: impl FnOnce(&Catalog) -> Result<(Vec<Edit>, T), Refusal>,
+        decide: impl Fn(&Catalog) -> Result<(Vec<Edit>, T), Refusal>,
     ) -> Result<T, Refusal> {
         let mut memory = self.writer.lock().await;
-        if matches!(*memory, Memory::Doubtful) {
-            let stored = load(self.log.as_ref()).await?;
-            *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = stored;
+        for _ in 0..ROUNDS_MAX {
+            match (self.store.prepare().await?, &*memory) {
+                (Some(newer), _) => self.replace(newer),
+                (None, Memory::Doubtful) => self.replace(self.store.load().await?),
+                (None, Memory::Current) => {}
+            }
             *memory = Memory::Current;
+            let (edits, answer) = self.read(&decide)?;
+            if edits.is_empty() {
+                return Ok(answer);
+            }
+            *memory = Memory::Doubtful;
+            let written = self.read(|catalog| self.store.write(catalog, &edits));
+            if written.await? == Stored::Done {
+                {
+                    let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+                    edits.into_iter().for_each(|edit| catalog.apply(edit));
+                }
+                *memory = Memory::Current;
+                return Ok(answer);
+            }
         }
-        let (edits, answer) = self.read(decide)?;
-        if edits.is_empty() {
-            return Ok(answer);
-        }
-        let ops: Vec<StateOp> = edits.iter().map(Edit::op).collect();
-        *memory = Memory::Doubtful;
-        self.log.state().write(ops).await.map_err(|e| Refusal::Store(e.to_string()))?;
-        {
-            let mut catalog = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
-            edits.into_iter().for_each(|edit| catalog.apply(edit));
-        }
-        *memory = Memory::Current;
-        Ok(answer)
+        Err(Refusal::Store(format!("other workers wrote first, {ROUNDS_MAX} times in a row; try again")))
     }
 }
 
@@ -315,14 +368,14 @@ impl SchemaRegistry for BuiltinRegistry {
         Box::pin(async move { Ok(self.register_version(subject, schema).await?) })
     }
     fn schema(&self, id: u32) -> BoxFuture<'_, Result<Arc<str>, RegistryError>> {
-        Box::pin(async move { Ok(self.schema_text(id)?) })
+        Box::pin(async move {
+            if self.schema_text(id).is_err() && self.store.shared() == Shared::WithOthers {
+                // Another worker may have registered it a moment ago, and its records are here already.
+                self.reload().await?;
+            }
+            Ok(self.schema_text(id)?)
+        })
     }
-}
-
-async fn load(log: &dyn TopicLog) -> Result<Catalog, Refusal> {
-    let state = log.state();
-    let scan = async |table| state.scan(table).await.map_err(|e| Refusal::Store(e.to_string()));
-    Catalog::load(scan(SCHEMAS).await?, scan(SUBJECTS).await?, scan(CONFIG).await?)
 }
 
 fn present(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<u32> {

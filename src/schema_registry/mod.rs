@@ -1,15 +1,17 @@
 //! Schema registry: one interface for the built-in server and (later) an external one.
 //!
-//! In reading order: [`BuiltinRegistry`] keeps everything in the topic log's state and decides; [`rest`] puts it
-//! behind Confluent's REST API; [`compatibility`] and [`resolution`] answer which schema may follow which.
+//! In reading order: [`BuiltinRegistry`] keeps everything in the topic log (`store`; on Kafka a topic of Confluent's format,
+//! `confluent_topic`) and decides; [`rest`] puts it behind Confluent's REST API; [`compatibility`] and [`resolution`] answer which schema may follow which.
 
 pub mod builtin;
 mod catalog;
 pub mod compatibility;
+mod confluent_topic;
 mod refusal;
 pub mod resolution;
 pub mod rest;
 mod schema_text;
+mod store;
 #[cfg(test)]
 mod tests;
 

@@ -217,6 +217,9 @@ impl SinkLoop<'_> {
     }
 
     async fn accept(&mut self, batch: LogBatch) -> Result<(), ConnectorError> {
+        if batch.records.count() == 0 {
+            return Ok(()); // The partition was read on, and nothing is in it: the destination need not know.
+        }
         let decoded = self.decoder.batch(&batch).await?;
         self.metrics.read(decoded.len() as u64, batch.records.len_bytes() as u64);
         let mut records = Vec::with_capacity(decoded.len());

@@ -1,7 +1,7 @@
 //! The topic log: the spine that every record and every offset goes through.
 //!
 //! Everything else in the daemon is written against the traits of this file and must not know which implementation
-//! it has ([`embedded`]; later Kafka). What they promise:
+//! it has ([`embedded`] or [`kafka`]). What they promise:
 //!
 //! - **Together or not at all.** The records of one [`WriteGroup`] and its source offsets become visible and durable
 //!   in one step. Groups of one writer commit in the order they were appended.
@@ -14,6 +14,7 @@
 pub mod batch;
 pub mod embedded;
 mod filter;
+pub mod kafka;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -75,6 +76,11 @@ pub trait TopicLog: Send + Sync + 'static {
 pub trait LogWriter: Send {
     /// Number of partitions of a topic, creating the topic with the configured defaults when it is new.
     fn partitions<'a>(&'a mut self, topic: &'a str) -> BoxFuture<'a, Result<u32, LogError>>;
+    /// Bytes of the largest record the log takes, key, value and headers together; `None` where there is no limit worth
+    /// checking. A larger one is refused by the connector's policy, before it is handed over.
+    fn record_bytes_max(&self) -> Option<usize> {
+        None
+    }
     /// Hands a group over for commit and returns at once with the future of its outcome; waits only while the log's
     /// byte budget is used up. Groups commit in the order of these calls. When one answers an error, every later
     /// group of this writer that was already handed over answers an error too, so that there is never a gap.
@@ -142,7 +148,8 @@ pub enum LogEvent {
     Batch(LogBatch),
 }
 
-/// Committed records of one partition, consecutive from `base_offset`.
+/// Committed records of one partition, consecutive from `base_offset`. One without records says that the partition was read up
+/// to `base_offset` and holds nothing in between (Kafka's commit markers take offsets).
 #[derive(Debug, Clone)]
 pub struct LogBatch {
     /// Where they come from.
@@ -328,4 +335,11 @@ pub enum CommitError {
     /// No answer came. Re-read the stored offsets before doing anything else.
     #[error("the outcome of the commit is unknown")]
     Unknown(#[source] LogError),
+}
+
+/// What is refused before it is written never happened.
+impl From<LogError> for CommitError {
+    fn from(error: LogError) -> Self {
+        Self::Aborted(error)
+    }
 }

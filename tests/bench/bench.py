@@ -19,6 +19,8 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests/services/postgres.sh"
+KAFKA_SCRIPT = ROOT / "tests/services/kafka.sh"
+KAFKA_PORT = "19392"  # a cluster of its own
 TICKS = os.sysconf("SC_CLK_TCK")
 # 10 columns, about 250 bytes a row as text.
 COLUMNS = """id bigint PRIMARY KEY, customer int NOT NULL, amount numeric(12,2), paid boolean, score double precision,
@@ -60,8 +62,34 @@ class Server:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Kafka:
+    """A broker of its own, empty."""
+
+    def __init__(self):
+        self.script("wipe")
+        self.servers = self.script("up")
+        self.pid = self.script("pid", "1")
+
+    def script(self, *arguments):
+        done = subprocess.run(["bash", KAFKA_SCRIPT, *arguments], env=dict(os.environ, KAFKA_PORT=KAFKA_PORT), text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"kafka.sh {' '.join(arguments)}: {done.stderr}")
+        return done.stdout.strip()
+
+    def make_topic(self, name):
+        self.script("tool", "org.apache.kafka.tools.TopicCommand", "--bootstrap-server", self.servers, "--create", "--topic", name)
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.pid)
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 class Daemon:
-    def __init__(self, binary, server, connectors):
+    def __init__(self, binary, server, connectors, topic_log=None):
         self.binary = binary
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="rowstream-bench-", dir="/var/tmp"))
         with socket.socket() as free:
@@ -69,6 +97,8 @@ class Daemon:
             self.port = free.getsockname()[1]
         (self.directory / "connectors.d").mkdir()
         worker = {"data_dir": "data", "connectors": "connectors.d", "admin": {"listen": f"127.0.0.1:{self.port}"}}
+        if topic_log:
+            worker["topic_log"] = topic_log
         (self.directory / "worker.yaml").write_text(json.dumps(worker))  # JSON is YAML
         self.connectors(connectors)
 
@@ -107,6 +137,14 @@ class Daemon:
         except OSError:
             return 0
 
+    def records_written(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("rowstream_source_record_write_total{"))
+
     def until(self, what, reached, patience=600):
         deadline = time.monotonic() + patience
         while not reached():
@@ -117,8 +155,7 @@ class Daemon:
             time.sleep(0.01)
 
     def cpu_seconds(self):
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_seconds(self.process.pid)
 
     def peak_mib(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -208,6 +245,54 @@ def stream(name, options, server):
         print(f"  {name}: pg_recvlogical {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s", file=sys.stderr)
     drop_source(server, database)
     return result(name, own, "pg_recvlogical to /dev/null", reference, cpu, rss)
+
+
+def kafka_stream(name, options, server):
+    """Backlog of a slot to a Kafka topic, exactly once, against pg_recvlogical and against a bare idempotent producer of the same bytes."""
+    database = "pg_kafka_stream"
+    kafka = Kafka()
+    pairs = [(f"kafka_ref{n}", f"kafka_own{n}") for n in range(options.runs)]
+    make_source(server, database, [slot for pair in pairs for slot in pair])
+    server.sql(database, f"INSERT INTO orders SELECT {ROW} FROM generate_series(1, {options.rows}) i")
+    end = server.sql(database, "SELECT pg_current_wal_insert_lsn()")
+    server.sql(database, "CHECKPOINT")
+    reference, bare, bare_cpu, own, cpu, broker, rss = [], [], [], [], [], [], []
+    try:
+        for run, (theirs, ours) in enumerate(pairs):
+            began = time.monotonic()
+            server.client("pg_recvlogical", "-d", database, "--slot", theirs, "--start", "--no-loop", f"--endpos={end}", "-f", "/dev/null",
+                          "-o", "proto_version=1", "-o", "publication_names=bench")
+            reference.append(options.rows / (time.monotonic() - began))
+            topic_log = {"type": "kafka", "group": f"bench{run}", "bootstrap_servers": [kafka.servers]}
+            document = source(server, database, ours)
+            document["config"]["topic_prefix"] = f"bench{run}"
+            daemon = Daemon(options.binary, server, [document], topic_log)
+            before, began = kafka.cpu_seconds(), time.monotonic()
+            daemon.start()
+            try:
+                # Markers of commits take offsets too, so the metrics tell when all is there.
+                daemon.until("all records are in the topic", lambda: daemon.records_written() >= options.rows)
+                own.append(options.rows / (time.monotonic() - began))
+                cpu.append(daemon.cpu_seconds() * 1e6 / options.rows)
+                broker.append((kafka.cpu_seconds() - before) * 1e6 / options.rows)
+                rss.append(daemon.peak_mib())
+            finally:
+                daemon.remove()
+            kafka.make_topic(f"bare{run}")
+            told = subprocess.run([options.bare_producer, kafka.servers, f"bench{run}.public.orders", f"bare{run}"], check=True, text=True,
+                                  stdout=subprocess.PIPE).stdout.split()
+            bare.append(int(told[0]) / float(told[1]))
+            bare_cpu.append(float(told[2]) * 1e6 / int(told[0]))
+            if int(told[0]) != options.rows:
+                raise RuntimeError(f"{told[0]} records for {options.rows} rows")
+            print(f"  {name}: pg_recvlogical {reference[-1]:,.0f} rows/s, bare producer {bare[-1]:,.0f} records/s, rowstream {own[-1]:,.0f} rows/s; "
+                  f"CPU s/M: rowstream {cpu[-1]:.2f}, broker {broker[-1]:.2f}, bare producer {bare_cpu[-1]:.2f}", file=sys.stderr)
+    finally:
+        drop_source(server, database)
+        kafka.script("wipe")
+    against_producer = statistics.median(own) / statistics.median(bare)
+    return result(name, own, f"pg_recvlogical to /dev/null; {against_producer:.2f} of a bare idempotent producer of the same bytes, broker "
+                  f"{statistics.median(broker):.2f} CPU s/M", reference, cpu, rss)
 
 
 def upsert(name, options, server):
@@ -357,13 +442,14 @@ def print_table(results):
               + "; ".join(part for part in (r["reference"], verdict(r)) if part))
 
 
-BENCHES = {"pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "latency": latency, "idle": idle}
+BENCHES = {"pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "pg-kafka-stream": kafka_stream, "latency": latency, "idle": idle}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--binary", required=True)
+    parser.add_argument("--bare-producer", help="what pg-kafka-stream is compared with")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3, help="of which the median counts; 3 or more for a result worth quoting")
     parser.add_argument("--json", metavar="FILE")

@@ -1,7 +1,8 @@
 //! The promise, under SIGKILL.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -12,6 +13,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
+        kafka::Kafka,
         note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
@@ -28,6 +30,62 @@ const SEED: u64 = 20_261_121;
 #[test]
 fn exactly_once_under_sigkill() {
     let _turn = one_at_a_time();
+    let daemon = Daemon::new(json!({}));
+    let pace = Pace { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8) };
+    judge(&daemon, &pace, |in_snapshot| kill_repeatedly(&daemon, &pace, in_snapshot, || true));
+}
+
+/// The port range of the cluster that is killed here.
+const KAFKA_PORT: u16 = 19_292;
+const BROKER_KILLS: u32 = 10;
+
+/// The same over Kafka, where the broker is killed and comes back at least ten times too. The topics are read by an independent
+/// consumer of committed records.
+#[test]
+fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
+    let _turn = one_at_a_time();
+    let kafka = Kafka::empty(KAFKA_PORT);
+    let _wiped = kafka.until_dropped();
+    let daemon = Daemon::on_kafka(&kafka, 3);
+    // Starting takes longer, a broker's return some seconds.
+    let pace = Pace { starting: 50..2_500, running: 50..4_000, pause: Duration::from_millis(40) };
+    judge(&daemon, &pace, |in_snapshot| {
+        let (stop, killed) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut rng = Rng::with_seed(SEED + 1);
+                std::thread::sleep(Duration::from_secs(10)); // The snapshot has its own kills.
+                while !stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(rng.u64(500..5_000)));
+                    kafka.kill_and_start();
+                    killed.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            let _stops = SetWhenDropped(&stop);
+            kill_repeatedly(&daemon, &pace, in_snapshot, || killed.load(Ordering::SeqCst) >= BROKER_KILLS);
+        });
+        note(&format!("{} kills of the broker", killed.load(Ordering::SeqCst)));
+    });
+}
+
+/// How long a daemon lives, in milliseconds, and how often writers write.
+struct Pace {
+    starting: Range<u64>,
+    running: Range<u64>,
+    pause: Duration,
+}
+
+/// Ends what waits for it, also when the test fails.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Source, sink and webhook under load while `kill` does its worst; it is told how to learn whether a snapshot is under way.
+fn judge(daemon: &Daemon, pace: &Pace, kill: impl FnOnce(&dyn Fn() -> bool)) {
     let (source, target) = (Database::new("kill_src"), Database::new("kill_dst"));
     source.sql.run(ledger::TABLES);
     workload::fill(&source.sql, 10_000);
@@ -38,54 +96,61 @@ fn exactly_once_under_sigkill() {
         100 => Reply::Drop,
         _ => Reply::Status(200),
     });
-    let daemon = Daemon::new(json!({}));
     daemon.connector(&rig::source(&source, json!({ "snapshot": { "mode": "initial", "chunk_rows": 300 } })));
     daemon.connector(&rig::sink(&target, json!({})));
     daemon.connector(&rig::webhook(&receiver, json!({})));
 
     let before = ledger::committed_now(&source.sql);
     source.make_slot(); // Nobody writes yet, so all of `before` and nothing else lies before the slot.
-    let workload = Workload::start(&source, 3, SEED, Duration::from_millis(8));
+    let workload = Workload::start(&source, 3, SEED, pace.pause);
     let stop = AtomicBool::new(false);
     let (watched, admin) = (source.connect(), source.connect());
     let samples = std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| oracle::watch_confirmed(&daemon, &source, &watched, &stop));
-        kill_repeatedly(&daemon, || {
-            let told = daemon.try_get("/connectors/shop/offsets").map(|a| a.text()).unwrap_or_default();
-            told.contains("snapshot")
-        });
-        stop.store(true, Ordering::SeqCst);
+        let sampler = scope.spawn(|| oracle::watch_confirmed(daemon, &source, &watched, &stop));
+        {
+            let _stops = SetWhenDropped(&stop);
+            kill(&|| {
+                let told = daemon.try_get("/connectors/shop/offsets").map(|a| a.text()).unwrap_or_default();
+                told.contains("snapshot")
+            });
+        }
         sampler.join().unwrap()
     });
     let committed = workload.stop();
     daemon.start();
 
-    let rows = oracle::target_equals_source(&daemon, &source, &target);
+    let rows = oracle::target_equals_source(daemon, &source, &target);
     let ledger = ledger::read(&admin);
     let records: usize = ledger::COLUMNS
         .iter()
-        .map(|(table, _)| oracle::topic_equals_ledger(&daemon, table, &ledger, &before))
+        .map(|(table, _)| oracle::topic_equals_ledger(daemon, table, &ledger, &before))
         .sum();
-    let delivered = oracle::webhooks_equal_topics(&daemon, &receiver);
+    let delivered = oracle::webhooks_equal_topics(daemon, &receiver);
     let sent = receiver.count();
     assert!(samples > 100, "only {samples} samples of the slot");
     assert!(committed > 500, "only {committed} transactions committed");
     note(&format!(
-        "{KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the source, \
-         {delivered} webhooks ({sent} requests), {samples} samples of the slot"
+        "at least {KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the \
+         source, {delivered} webhooks ({sent} requests), {samples} samples of the slot"
     ));
+    daemon.kill(); // Before the databases that it reads go.
 }
 
-/// Kills at random moments. The first ones come early, so that they hit start and snapshot; the daemon is down at the end.
-fn kill_repeatedly(daemon: &Daemon, in_snapshot: impl Fn() -> bool) {
+/// Kills at random moments, until `enough` as well. The first ones come early, so that they hit start and snapshot; the daemon is
+/// down at the end.
+fn kill_repeatedly(daemon: &Daemon, pace: &Pace, in_snapshot: &dyn Fn() -> bool, enough: impl Fn() -> bool) {
     let mut rng = Rng::with_seed(SEED);
     let mut during_snapshot = 0;
-    for kill in 0..KILLS {
+    let mut kills = 0;
+    while kills < KILLS || !enough() {
         daemon.spawn();
-        let longest = if kill < 15 { 400 } else { 1_500 };
-        std::thread::sleep(Duration::from_millis(rng.u64(20..longest)));
-        during_snapshot += u32::from(in_snapshot());
+        let early = kills < 15;
+        let life = if early { &pace.starting } else { &pace.running };
+        std::thread::sleep(Duration::from_millis(rng.u64(life.clone())));
+        // Asked only while it may be: the answer waits for the log, and so would the kill.
+        during_snapshot += u32::from(early && in_snapshot());
         daemon.kill();
+        kills += 1;
     }
     assert!(during_snapshot > 0, "no kill met the snapshot: make it longer");
 }

@@ -13,8 +13,8 @@ use rowstream::topic_log::{
 
 use crate::support::{daemon::Daemon, note, rig::Rig, runtime};
 
-/// A virtual environment with Confluent's client, made once and kept beside the test servers.
-fn python() -> Option<PathBuf> {
+/// The Python of a virtual environment with Confluent's client, made once and kept beside the test servers.
+pub fn python() -> Option<PathBuf> {
     let base = std::env::var_os("ROWSTREAM_SERVICES")
         .map_or_else(|| std::env::temp_dir().join("rowstream-python"), |s| PathBuf::from(s).join("python"));
     let python = base.join("bin/python");

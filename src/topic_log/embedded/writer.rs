@@ -84,12 +84,6 @@ pub(super) fn source_offset_ops(connector: &str, offsets: &SourceOffsets) -> Res
     rows.collect()
 }
 
-impl From<LogError> for CommitError {
-    fn from(error: LogError) -> Self {
-        Self::Aborted(error)
-    }
-}
-
 impl LogWriter for EmbeddedWriter {
     fn partitions<'a>(&'a mut self, topic: &'a str) -> BoxFuture<'a, Result<u32, LogError>> {
         Box::pin(create_topic(&self.shared, topic))

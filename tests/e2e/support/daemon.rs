@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     http::{self, Answer},
+    kafka::Kafka,
     until,
 };
 
@@ -20,6 +21,8 @@ pub struct Daemon {
     directory: tempfile::TempDir,
     pub port: u16,
     child: Mutex<Option<Child>>,
+    /// Whose topics are its log; the embedded one when there is none.
+    kafka: Option<Kafka>,
 }
 
 /// One record of a topic, decoded.
@@ -50,7 +53,21 @@ impl Daemon {
         std::fs::create_dir(directory.path().join("connectors.d")).unwrap();
         // JSON is YAML.
         std::fs::write(directory.path().join("worker.yaml"), worker.to_string()).unwrap();
-        Self { directory, port, child: Mutex::new(None) }
+        Self { directory, port, child: Mutex::new(None), kafka: None }
+    }
+
+    /// As `new`, with its log on these brokers.
+    pub fn on_kafka(kafka: &Kafka, partitions: u32) -> Self {
+        let topic_log = json!({
+            "type": "kafka", "group": "e2e", "bootstrap_servers": [kafka.servers()],
+            "topics": { "partitions": partitions },
+        });
+        Self { kafka: Some(kafka.clone()), ..Self::new(json!({ "topic_log": topic_log })) }
+    }
+
+    /// What takes offsets besides records: on Kafka, the markers of commits.
+    pub fn offsets_have_gaps(&self) -> bool {
+        self.kafka.is_some()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -220,8 +237,11 @@ impl Daemon {
         topic_ends(&topics).into_iter().find(|(name, _)| name == topic).map(|(_, end)| end)
     }
 
-    /// All committed records of a topic, in order.
+    /// All committed records of a topic, in order; on Kafka as an independent consumer reads them.
     pub fn records(&self, topic: &str) -> Vec<TopicRecord> {
+        if let Some(kafka) = &self.kafka {
+            return kafka.records(topic, self.port);
+        }
         let Some(end) = self.topic_end(topic) else { return Vec::new() };
         let mut records: Vec<TopicRecord> = Vec::new();
         while i64::try_from(records.len()).unwrap() < end {

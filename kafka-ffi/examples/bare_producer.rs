@@ -1,0 +1,92 @@
+//! The reference of the Kafka benchmark: what an idempotent producer alone makes of the bytes of a topic.
+//!
+//! `bare_producer SERVERS FROM TO` reads `FROM` into memory, then produces the same records to `TO` (which must exist) and prints
+//! the seconds and the CPU seconds that producing them took.
+
+use std::{
+    error::Error,
+    fmt::Write,
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::OwnedMessage,
+    producer::{BaseProducer, BaseRecord, Producer},
+    topic_partition_list::Offset,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, servers, from, to] = &arguments[..] else { return Err("expected SERVERS FROM TO".into()) };
+    let records = read(servers, from)?;
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.messages", "10000")
+        .create()?;
+    producer.client().fetch_metadata(Some(to), PATIENCE)?;
+    let (began, cpu) = (Instant::now(), cpu_seconds()?);
+    for record in &records {
+        send(&producer, to, record)?;
+    }
+    producer.flush(PATIENCE)?;
+    let mut line = String::new();
+    writeln!(line, "{} {:.3} {:.3}", records.len(), began.elapsed().as_secs_f64(), cpu_seconds()? - cpu)?;
+    std::io::stdout().write_all(line.as_bytes())?;
+    Ok(())
+}
+
+fn read(servers: &str, topic: &str) -> Result<Vec<OwnedMessage>, Box<dyn Error>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "bare-producer")
+        .set("enable.auto.commit", "false")
+        .set("fetch.queue.backoff.ms", "10")
+        .create()?;
+    let (_, end) = consumer.fetch_watermarks(topic, 0, PATIENCE)?;
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, 0, Offset::Beginning)?;
+    consumer.assign(&partitions)?;
+    let mut records = Vec::new();
+    let position = || -> Result<i64, KafkaError> {
+        let positions = consumer.position()?;
+        Ok(positions.elements().first().and_then(|e| e.offset().to_raw()).unwrap_or(-1))
+    };
+    while position()? < end {
+        while let Some(record) = consumer.poll(Duration::from_millis(100)) {
+            records.push(record?.detach());
+        }
+    }
+    Ok(records)
+}
+
+fn send(producer: &BaseProducer, topic: &str, record: &OwnedMessage) -> Result<(), KafkaError> {
+    loop {
+        let mut copy = BaseRecord::<[u8], [u8]>::to(topic).partition(0);
+        copy.key = record.key();
+        copy.payload = record.payload();
+        match producer.send(copy) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                producer.poll(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Of this process, all threads.
+fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}

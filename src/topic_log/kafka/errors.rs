@@ -1,0 +1,80 @@
+//! Kafka's errors in the log's words.
+
+use std::io;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::topic_log::LogError;
+
+/// What a failed call means: what a person must change is [`LogError::Refused`]; everything else may heal.
+pub(super) fn log_error(attempt: impl Into<String>, error: &KafkaError) -> LogError {
+    let attempt = attempt.into();
+    match error.rdkafka_error_code().and_then(remedy) {
+        Some(remedy) => LogError::Refused(format!("{attempt}: {error}; {remedy}")),
+        None => LogError::Io { attempt, source: io::Error::other(error.to_string()) },
+    }
+}
+
+/// As [`log_error`], from a code alone.
+pub(super) fn code_error(attempt: impl Into<String>, code: RDKafkaErrorCode) -> LogError {
+    let attempt = attempt.into();
+    match remedy(code) {
+        Some(remedy) => LogError::Refused(format!("{attempt}: {code}; {remedy}")),
+        None => LogError::Io { attempt, source: io::Error::other(code.to_string()) },
+    }
+}
+
+/// Something that may heal, in our words.
+pub(super) fn io_error(attempt: impl Into<String>, why: impl Into<String>) -> LogError {
+    LogError::Io { attempt: attempt.into(), source: io::Error::other(why.into()) }
+}
+
+/// What to do about a code that no amount of waiting mends.
+fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
+    match code {
+        RDKafkaErrorCode::TransactionalIdAuthorizationFailed => {
+            Some("the worker's principal needs the ACLs Write and Describe on the TransactionalId")
+        }
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            Some("the worker's principal needs the ACLs Read, Write, Describe and Create on the topic")
+        }
+        RDKafkaErrorCode::GroupAuthorizationFailed => {
+            Some("the worker's principal needs the ACLs Read and Describe on the group")
+        }
+        RDKafkaErrorCode::ClusterAuthorizationFailed => {
+            Some("the worker's principal needs the ACLs Create and IdempotentWrite on the cluster")
+        }
+        RDKafkaErrorCode::MessageSizeTooLarge => Some(
+            "raise the topic's max.message.bytes to at least `topic_log.properties: { message.max.bytes: … }`",
+        ),
+        RDKafkaErrorCode::InvalidTopic => {
+            Some("a topic's name is 1 to 249 letters, digits, `.`, `_` and `-`")
+        }
+        RDKafkaErrorCode::InvalidReplicationFactor => {
+            Some("there are fewer brokers than `topic_log.topics.replication_factor`")
+        }
+        RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::PolicyViolation => {
+            Some("change `topic_log.topics`, or make the topic by hand")
+        }
+        RDKafkaErrorCode::InvalidRecord => Some(
+            "a compacted topic takes no record without a key: give the table a key or the topic another cleanup.policy",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_person_names_the_remedy_and_the_rest_may_heal() {
+        let refused = code_error("write", RDKafkaErrorCode::TransactionalIdAuthorizationFailed);
+        assert!(
+            matches!(&refused, LogError::Refused(text) if text.contains("Write and Describe")),
+            "{refused}"
+        );
+        assert!(matches!(code_error("write", RDKafkaErrorCode::AllBrokersDown), LogError::Io { .. }));
+    }
+}

@@ -1,0 +1,220 @@
+//! A compacted topic in memory: followed from its beginning, and on demand to its real end.
+//!
+//! Whoever asks first learns the topic's high watermark from a client that sees everything, then waits until this reader, which
+//! sees committed records only, has passed it. So what was committed before the question is in the answer, whoever wrote
+//! it. The end of partition that librdkafka reports is not used: it speaks of the last stable offset, which any open
+//! transaction holds back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rdkafka::{
+    Message, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::Offset,
+};
+use rowstream_api::TopicPartition;
+use tokio::sync::watch;
+
+use super::{
+    cluster::{Cluster, Made, blocking, number},
+    config::Isolation,
+    context::Context,
+    errors::{io_error, log_error},
+};
+use crate::topic_log::LogError;
+
+/// An open transaction ends at the latest a minute after its writer died, plus ten seconds of the coordinator's.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A row: where it stands in its partition, and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::topic_log) struct Row {
+    pub(in crate::topic_log) offset: i64,
+    pub(in crate::topic_log) value: Bytes,
+}
+
+/// Rows by partition and key.
+pub(in crate::topic_log) type Rows = BTreeMap<(u32, Bytes), Row>;
+
+/// A followed topic. Cheap to clone; the thread ends with the log.
+#[derive(Clone)]
+pub(in crate::topic_log) struct Mirror(Arc<Shared>);
+
+struct Shared {
+    cluster: Arc<Cluster>,
+    topic: Arc<str>,
+    partitions: u32,
+    followed: Mutex<Followed>,
+    moved: Condvar,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Followed {
+    rows: Rows,
+    /// Next offset of each partition.
+    positions: BTreeMap<u32, i64>,
+    failed: Option<String>,
+}
+
+impl Mirror {
+    /// Follows `topic`, which is made when it is not there.
+    pub(super) async fn open(cluster: &Arc<Cluster>, topic: &str, partitions: u32) -> Result<Self, LogError> {
+        let partitions = cluster.ensure_topic(topic, Made::Compacted { partitions }).await?;
+        let shared = Arc::new(Shared {
+            cluster: Arc::clone(cluster),
+            topic: topic.into(),
+            partitions,
+            followed: Mutex::default(),
+            moved: Condvar::new(),
+            changes: watch::Sender::new(0),
+        });
+        cluster.keep_to_itself(topic);
+        let consumer = follow(cluster, topic, partitions)?;
+        let following = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("kafka-mirror".into())
+            .spawn(move || following.run(&consumer))
+            .map_err(|e| io_error("start the thread `kafka-mirror`", e.to_string()))?;
+        Ok(Self(shared))
+    }
+
+    pub(super) fn topic(&self) -> &Arc<str> {
+        &self.0.topic
+    }
+    pub(super) fn partitions(&self) -> u32 {
+        self.0.partitions
+    }
+    /// Woken after rows changed.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+    /// Looks at the rows as they are; [`caught_up`](Self::caught_up) comes first where it matters.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Rows) -> T) -> T {
+        look(&self.0.lock().rows)
+    }
+    /// Waits until everything is here that was committed to the topic (or to one partition of it) before this call.
+    pub(super) async fn caught_up(&self, partition: Option<u32>) -> Result<(), LogError> {
+        let shared = Arc::clone(&self.0);
+        blocking(move || shared.catch_up(partition)).await
+    }
+    /// As [`caught_up`](Self::caught_up); blocks.
+    pub(super) fn catch_up(&self, partition: Option<u32>) -> Result<(), LogError> {
+        self.0.catch_up(partition)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Followed> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn catch_up(&self, partition: Option<u32>) -> Result<(), LogError> {
+        let wanted: Vec<u32> = partition.map_or_else(|| (0..self.partitions).collect(), |p| vec![p]);
+        let asked: Vec<_> = wanted.iter().map(|p| TopicPartition::new(Arc::clone(&self.topic), *p)).collect();
+        let ends = self.cluster.extents(&asked, Offset::End, Isolation::Uncommitted)?;
+        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        let mut followed = self.lock();
+        loop {
+            if let Some(why) = &followed.failed {
+                return Err(io_error(format!("read topic `{}`", self.topic), why.clone()));
+            }
+            let behind = ends.iter().find(|(partition, end)| {
+                followed.positions.get(&partition.partition).copied().unwrap_or(0) < **end
+            });
+            let Some((partition, end)) = behind else { return Ok(()) };
+            if Instant::now() > deadline {
+                let why = "an open transaction of another writer, or an unreachable broker, holds it back";
+                return Err(io_error(format!("read {partition} to its end at {end}"), why));
+            }
+            let waited = self.moved.wait_timeout(followed, Duration::from_millis(200));
+            followed = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn run(&self, consumer: &BaseConsumer<Context>) {
+        while !self.cluster.is_closed() {
+            let mut message = consumer.poll(Duration::from_millis(50));
+            let mut changed = false;
+            while let Some(polled) = message {
+                match polled {
+                    Ok(record) => {
+                        self.apply(&record);
+                        changed = true;
+                    }
+                    Err(error) => self.failed(&error),
+                }
+                message = consumer.poll(Duration::ZERO);
+            }
+            self.advance(consumer);
+            if changed {
+                self.changes.send_modify(|n| *n += 1);
+            }
+        }
+    }
+
+    fn apply(&self, record: &impl Message) {
+        let partition = u32::try_from(record.partition()).unwrap_or(0);
+        let place = (partition, Bytes::copy_from_slice(record.key().unwrap_or_default()));
+        let mut followed = self.lock();
+        followed.failed = None;
+        match record.payload() {
+            Some(value) => {
+                let row = Row { offset: record.offset(), value: Bytes::copy_from_slice(value) };
+                followed.rows.insert(place, row);
+            }
+            None => {
+                followed.rows.remove(&place);
+            }
+        }
+    }
+
+    /// Publishes the positions: they pass commit markers, which no record shows.
+    fn advance(&self, consumer: &BaseConsumer<Context>) {
+        let Ok(positions) = consumer.position() else { return };
+        let mut followed = self.lock();
+        for element in positions.elements() {
+            if let (Offset::Offset(next), Ok(partition)) =
+                (element.offset(), u32::try_from(element.partition()))
+            {
+                followed.positions.insert(partition, next);
+            }
+        }
+        self.moved.notify_all();
+    }
+
+    fn failed(&self, error: &KafkaError) {
+        // A broker that has just started may not know its topics yet; what lasts is only this.
+        let lasting = [
+            RDKafkaErrorCode::AutoOffsetReset,
+            RDKafkaErrorCode::OffsetOutOfRange,
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+        ];
+        if error.rdkafka_error_code().is_some_and(|code| lasting.contains(&code)) {
+            tracing::error!(topic = &*self.topic, %error, "a topic of the log's own can't be followed");
+            self.lock().failed = Some(error.to_string());
+            self.moved.notify_all();
+        }
+    }
+}
+
+fn follow(cluster: &Cluster, topic: &str, partitions: u32) -> Result<BaseConsumer<Context>, LogError> {
+    let attempt = || format!("follow topic `{topic}`");
+    let group = format!("{}-mirror", cluster.config.group);
+    let config = cluster.config.consumer(&group, Isolation::Committed);
+    let consumer: BaseConsumer<Context> =
+        config.create_with_context(cluster.context(topic)).map_err(|e| log_error(attempt(), &e))?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..partitions {
+        all.add_partition_offset(topic, number(partition), Offset::Beginning)
+            .map_err(|e| log_error(attempt(), &e))?;
+    }
+    consumer.assign(&all).map_err(|e| log_error(attempt(), &e))?;
+    Ok(consumer)
+}

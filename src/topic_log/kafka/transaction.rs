@@ -1,0 +1,467 @@
+//! The thread of one transactional producer: jobs in, transactions out.
+//!
+//! ```text
+//! writer ─ jobs (bounded by permits) ─► this thread: begin, send, commit ─► answers
+//!                                           ▲ polled by a second thread: failed deliveries, log lines, statistics
+//! ```
+//!
+//! Why nothing is lost or doubled:
+//! - A job is answered `Ok` only when a commit that holds all of it was answered; jobs commit in order, several at once at most.
+//! - A commit without an answer goes on in librdkafka. The same call is made again until it answers; never abort, never begin.
+//! - What the broker says must be aborted is aborted and sent again, whole: no record of it can be seen by a reader.
+//! - After anything fatal the producer is dropped and every job behind it answers an error, so there is never a gap. Only a
+//!   new `init_transactions` goes on from there, and it finishes or undoes what this thread had left open.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use rowstream_kafka_ffi::{Demand, TransactionError, abort, commit};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    cluster::{Cluster, number},
+    context::Context,
+    errors::{code_error, io_error, log_error},
+};
+use crate::topic_log::{CommitError, LogError, RecordRef, TopicBatch};
+
+/// A transaction takes no further job beyond this: more only delays its first record.
+const TRANSACTION_BYTES_MAX: usize = 4 << 20;
+/// And beyond this many records.
+const TRANSACTION_RECORDS_MAX: usize = 10_000;
+/// One wait for a commit: short, so that the end of the owner is seen.
+const COMMIT_SLICE: Duration = Duration::from_secs(3);
+/// How long a commit without an answer is followed after its owner has gone.
+const ABANDONED_GRACE: Duration = Duration::from_secs(10);
+/// How long a coordinator may take to be there.
+const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Times that a transaction is sent before its owner hears that it can't be committed.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// One record of ours: a position, or state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RawRecord {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u32,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// What commits together.
+pub(super) struct Job {
+    pub(super) batches: Vec<TopicBatch>,
+    pub(super) positions: Vec<RawRecord>,
+    pub(super) reply: oneshot::Sender<Result<(), CommitError>>,
+    /// Its share of the budget, given back when it is answered.
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Who has the `transactional.id` now, asked after a fatal error. Blocks.
+pub(super) type Owner = Box<dyn Fn() -> Ownership + Send>;
+
+/// What a fatal error turns out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Nobody else asked for it: the coordinator ended our transaction.
+    Ours,
+    /// Another writer took over.
+    Lost,
+}
+
+/// How a producer is opened.
+pub(super) struct Opening {
+    /// `transactional.id`.
+    pub(super) id: String,
+    /// The coordinator's patience; the usual minute when `None`.
+    pub(super) timeout: Option<Duration>,
+    pub(super) owner: Owner,
+}
+
+/// The other end of the thread. Dropping it lets the thread finish what it has.
+pub(super) struct Transactions {
+    jobs: Sender<Job>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Transactions {
+    /// Opens a producer and fences older ones of the same id: when this returns, their transactions are committed or undone.
+    pub(super) async fn open(cluster: &Arc<Cluster>, opening: Opening) -> Result<Self, LogError> {
+        let (jobs, inbox) = mpsc::channel();
+        let (ready, opened) = oneshot::channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let (cluster, left) = (Arc::clone(cluster), Arc::clone(&abandoned));
+        std::thread::Builder::new()
+            .name("kafka-writer".into())
+            .spawn(move || match Thread::open(cluster, opening, inbox, left) {
+                Ok(thread) => {
+                    if ready.send(Ok(())).is_ok() {
+                        thread.run();
+                    }
+                }
+                // Whoever asked may have gone.
+                Err(error) => drop(ready.send(Err(error))),
+            })
+            .map_err(|e| io_error("start the thread `kafka-writer`", e.to_string()))?;
+        opened.await.map_err(|_| LogError::Closed)??;
+        Ok(Self { jobs, abandoned })
+    }
+
+    /// Hands a job over; an error when the thread has ended.
+    pub(super) fn hand_over(&self, job: Job) -> Result<(), LogError> {
+        self.jobs.send(job).map_err(|_| {
+            LogError::State("an earlier group of this writer failed; open the writer again".to_owned())
+        })
+    }
+}
+
+impl Drop for Transactions {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Why a transaction did not commit.
+enum Failure {
+    /// Nothing of it happened; send it again.
+    Again(String),
+    /// The producer is dead.
+    Dead { code: String, text: String },
+    /// It can't be written as it is.
+    Refused(LogError),
+    /// Its outcome was not learned before the owner went.
+    GaveUp(String),
+}
+
+struct Thread {
+    cluster: Arc<Cluster>,
+    id: String,
+    owner: Owner,
+    inbox: Receiver<Job>,
+    abandoned: Arc<AtomicBool>,
+    producer: Polled,
+    record_bytes_max: usize,
+    last_commit: Option<Instant>,
+}
+
+impl Thread {
+    fn open(
+        cluster: Arc<Cluster>,
+        opening: Opening,
+        inbox: Receiver<Job>,
+        abandoned: Arc<AtomicBool>,
+    ) -> Result<Self, LogError> {
+        let Opening { id, timeout, owner } = opening;
+        let config = cluster.config.transactional(&id, timeout);
+        let attempt = || format!("open the transactional producer `{id}`");
+        let producer = config.create_with_context(cluster.context(&id));
+        let producer = Polled::start(producer.map_err(|e| log_error(attempt(), &e))?)?;
+        let deadline = Instant::now() + INIT_TIMEOUT;
+        loop {
+            match producer.0.init_transactions(COMMIT_SLICE) {
+                Ok(()) => break,
+                Err(error) => {
+                    let heals =
+                        matches!(&error, KafkaError::Transaction(e) if e.is_retriable() && !e.is_fatal());
+                    if !heals || Instant::now() > deadline || cluster.is_closed() {
+                        return Err(log_error(attempt(), &error));
+                    }
+                    tracing::debug!(writer = id, %error, "the coordinator is not there yet");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+        let record_bytes_max = cluster.config.record_bytes_max();
+        Ok(Self { cluster, id, owner, inbox, abandoned, producer, record_bytes_max, last_commit: None })
+    }
+
+    fn run(mut self) {
+        while let Ok(first) = self.inbox.recv() {
+            let jobs = self.collect(first);
+            if let Err(failure) = self.transact(&jobs) {
+                self.end(jobs, failure);
+                return;
+            }
+            for job in jobs {
+                // Whoever asked may have gone; the commit stands.
+                drop(job.reply.send(Ok(())));
+            }
+        }
+    }
+
+    /// What waits already, and under light load what comes within the commit interval.
+    fn collect(&self, first: Job) -> Vec<Job> {
+        let due = self.last_commit.map(|last| last + self.cluster.config.commit_interval);
+        let (mut bytes, mut records) = size(&first);
+        let mut jobs = vec![first];
+        while bytes < TRANSACTION_BYTES_MAX && records < TRANSACTION_RECORDS_MAX {
+            let wait = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
+            match self.inbox.recv_timeout(wait) {
+                Ok(job) => {
+                    let more = size(&job);
+                    (bytes, records) = (bytes + more.0, records + more.1);
+                    jobs.push(job);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        jobs
+    }
+
+    fn transact(&mut self, jobs: &[Job]) -> Result<(), Failure> {
+        let mut why = String::new();
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                tracing::warn!(
+                    writer = self.id,
+                    attempt,
+                    reason = why,
+                    "a transaction was aborted and is sent again"
+                );
+                std::thread::sleep(Duration::from_millis(50 << attempt));
+            }
+            self.producer.0.begin_transaction().map_err(|e| dead(&e))?;
+            match self.fill(jobs).and_then(|()| self.commit()) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Again(reason)) => {
+                    self.abort()?;
+                    self.unhealable()?;
+                    why = reason;
+                }
+                Err(Failure::Refused(error)) => {
+                    self.abort()?;
+                    return Err(Failure::Refused(error));
+                }
+                Err(failure @ (Failure::Dead { .. } | Failure::GaveUp(_))) => return Err(failure),
+            }
+        }
+        Err(Failure::Again(why))
+    }
+
+    /// The records of all jobs, and last the newest position of each key.
+    fn fill(&self, jobs: &[Job]) -> Result<(), Failure> {
+        let damaged = |e: LogError| Failure::Refused(e);
+        for batch in jobs.iter().flat_map(|job| &job.batches) {
+            let (topic, partition) = (&*batch.partition.topic, number(batch.partition.partition));
+            for record in batch.records.records().map_err(damaged)? {
+                self.check_size(topic, &record)?;
+                self.send(native(topic, partition, &record))?;
+            }
+        }
+        let mut newest = BTreeMap::new();
+        for position in jobs.iter().flat_map(|job| &job.positions) {
+            newest.insert((&position.topic, position.partition, &position.key), position.value.as_deref());
+        }
+        for ((topic, partition, key), value) in newest {
+            let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(number(partition)).key(key);
+            record.payload = value;
+            self.send(record)?;
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, topic: &str, record: &RecordRef) -> Result<(), Failure> {
+        let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = record.key.as_ref().map_or(0, |k| k.len())
+            + record.value.as_ref().map_or(0, |v| v.len())
+            + headers;
+        if bytes <= self.record_bytes_max {
+            return Ok(());
+        }
+        Err(Failure::Refused(LogError::Refused(format!(
+            "a record for topic `{topic}` has {bytes} bytes, the limit is {}; raise `topic_log.properties: \
+             {{ message.max.bytes: … }}` and the topic's max.message.bytes",
+            self.record_bytes_max
+        ))))
+    }
+
+    fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Failure> {
+        loop {
+            let Err((error, unsent)) = self.producer.0.send(record) else { return Ok(()) };
+            let topic = unsent.topic;
+            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
+            match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => {
+                    self.cluster.health.count("queue_full_total", 1.0);
+                    self.give_up_when_abandoned("the queue is full", None)?;
+                    std::thread::sleep(Duration::from_micros(500));
+                    record = unsent;
+                }
+                Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+                    let attempt = format!("write a record to topic `{topic}`");
+                    return Err(Failure::Refused(code_error(attempt, RDKafkaErrorCode::MessageSizeTooLarge)));
+                }
+                Some(code @ (RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                    return Err(Failure::Again(format!("topic `{topic}`: {code}")));
+                }
+                _ => return Err(dead(&error)),
+            }
+        }
+    }
+
+    /// Asks until the answer is known.
+    fn commit(&mut self) -> Result<(), Failure> {
+        let started = Instant::now();
+        loop {
+            let Err(error) = commit(&self.producer.0, COMMIT_SLICE) else { break };
+            match error.demand {
+                Demand::Retry => {
+                    let waited = started.elapsed().as_secs();
+                    let what =
+                        format!("a commit has had no answer for {waited} s ({}): {}", error.code, error.text);
+                    self.cluster.health.waits(&self.id, what.clone());
+                    self.cluster.health.count("commit_retries_total", 1.0);
+                    self.give_up_when_abandoned(&what, Some(started))?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Demand::Abort => return Err(Failure::Again(format!("{}: {}", error.code, error.text))),
+                Demand::Discard | Demand::Nothing => return Err(refused_or_dead(error)),
+            }
+        }
+        self.last_commit = Some(Instant::now());
+        self.cluster.health.committed(&self.id, started.elapsed());
+        Ok(())
+    }
+
+    fn abort(&self) -> Result<(), Failure> {
+        self.cluster.health.count("transactions_aborted_total", 1.0);
+        let started = Instant::now();
+        loop {
+            let Err(error) = abort(&self.producer.0, COMMIT_SLICE) else { return Ok(()) };
+            match error.demand {
+                Demand::Retry => {
+                    self.give_up_when_abandoned(&error.text, Some(started))?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Demand::Abort | Demand::Discard | Demand::Nothing => return Err(refused_or_dead(error)),
+            }
+        }
+    }
+
+    /// Whether what made us abort would come again: a broker that refuses a record refuses it always.
+    fn unhealable(&self) -> Result<(), Failure> {
+        let Some(failure) = self.producer.0.context().take_failure() else { return Ok(()) };
+        let attempt =
+            format!("write a record of {} bytes to {}-{}", failure.bytes, failure.topic, failure.partition);
+        match code_error(attempt, failure.code) {
+            refused @ LogError::Refused(_) => Err(Failure::Refused(refused)),
+            _heals => Ok(()),
+        }
+    }
+
+    fn give_up_when_abandoned(&self, why: &str, since: Option<Instant>) -> Result<(), Failure> {
+        let left = self.abandoned.load(Ordering::SeqCst) || self.cluster.is_closed();
+        let patient = since.is_some_and(|since| since.elapsed() < ABANDONED_GRACE);
+        if left && !patient { Err(Failure::GaveUp(why.to_owned())) } else { Ok(()) }
+    }
+
+    /// Answers the jobs of a failed transaction, and all behind them.
+    fn end(self, jobs: Vec<Job>, failure: Failure) {
+        self.cluster.health.goes_on(&self.id);
+        let attempt = format!("commit a transaction of `{}`", self.id);
+        let mut answer: Box<dyn FnMut() -> CommitError> = match failure {
+            Failure::Again(why) => Box::new(move || {
+                CommitError::Aborted(io_error(
+                    attempt.clone(),
+                    format!("aborted {ATTEMPTS_MAX} times: {why}"),
+                ))
+            }),
+            Failure::Refused(error) => {
+                let text = error.to_string();
+                Box::new(move || CommitError::Aborted(LogError::Refused(text.clone())))
+            }
+            Failure::GaveUp(why) => {
+                Box::new(move || CommitError::Unknown(io_error(attempt.clone(), why.clone())))
+            }
+            Failure::Dead { code, text } => match (self.owner)() {
+                Ownership::Lost => Box::new(|| CommitError::Fenced),
+                Ownership::Ours => Box::new(move || {
+                    CommitError::Unknown(io_error(attempt.clone(), format!("{code}: {text}")))
+                }),
+            },
+        };
+        for job in jobs {
+            drop(job.reply.send(Err(answer())));
+        }
+        // Never begun, so nothing of them happened.
+        let behind = || LogError::State("an earlier group of this writer failed".to_owned());
+        while let Ok(job) = self.inbox.try_recv() {
+            drop(job.reply.send(Err(CommitError::Aborted(behind()))));
+        }
+    }
+}
+
+fn size(job: &Job) -> (usize, usize) {
+    let bytes = job.batches.iter().map(|batch| batch.records.len_bytes()).sum();
+    let records = job.batches.iter().map(|batch| batch.records.count() as usize).sum();
+    (bytes, records)
+}
+
+fn native<'a>(topic: &'a str, partition: i32, record: &'a RecordRef) -> BaseRecord<'a, [u8], [u8]> {
+    let mut native = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).timestamp(record.timestamp_ms);
+    native.key = record.key.as_deref();
+    native.payload = record.value.as_deref();
+    if !record.headers.is_empty() {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (name, value) in &record.headers {
+            // Names come from our own encoder and are text.
+            let key = std::str::from_utf8(name).unwrap_or_default();
+            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+        }
+        native.headers = Some(headers);
+    }
+    native
+}
+
+fn dead(error: &KafkaError) -> Failure {
+    let code = error.rdkafka_error_code().map_or_else(|| "no code".to_owned(), |code| code.to_string());
+    Failure::Dead { code, text: error.to_string() }
+}
+
+fn refused_or_dead(error: TransactionError) -> Failure {
+    let TransactionError { code, text, .. } = error;
+    if code.contains("AUTHORIZATION") {
+        let acls = "the worker's principal needs the ACLs Write and Describe on the TransactionalId, and Write on the topics";
+        return Failure::Refused(LogError::Refused(format!("commit a transaction: {code}: {text}; {acls}")));
+    }
+    Failure::Dead { code, text }
+}
+
+/// A producer and the thread that polls it: without one there are no log lines, and an abort waits for reports in vain.
+struct Polled(Arc<BaseProducer<Context>>, Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Polled {
+    fn start(producer: BaseProducer<Context>) -> Result<Self, LogError> {
+        let (producer, stop) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
+        let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
+        let thread = std::thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                polled.poll(Duration::from_millis(100));
+            }
+        });
+        let failed = |e: io::Error| io_error("start the thread `kafka-poll`", e.to_string());
+        Ok(Self(producer, stop, Some(thread.map_err(failed)?)))
+    }
+}
+
+impl Drop for Polled {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.2.take() {
+            // It panics only if librdkafka does.
+            drop(thread.join());
+        }
+    }
+}
