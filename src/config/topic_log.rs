@@ -17,7 +17,8 @@ use crate::topic_log::{
 /// Fields of `topic_log` that only the embedded log has.
 const EMBEDDED_ONLY: &[&str] = &["partitions", "segment_size", "retention", "retention_size"];
 /// And those that only Kafka has.
-const KAFKA_ONLY: &[&str] = &["group", "bootstrap_servers", "tls", "sasl", "topics", "properties"];
+const KAFKA_ONLY: &[&str] =
+    &["group", "instance_id", "bootstrap_servers", "tls", "sasl", "topics", "properties"];
 /// What stands before `tls`, `sasl` and the others in an error.
 const PREFIX: &str = "topic_log.";
 
@@ -77,6 +78,7 @@ fn optional_duration<'de, D: serde::Deserializer<'de>>(
 #[serde(default)]
 struct KafkaFields {
     group: String,
+    instance_id: Option<String>,
     bootstrap_servers: Vec<String>,
     #[serde(deserialize_with = "units::duration")]
     commit_interval: Duration,
@@ -92,6 +94,7 @@ impl Default for KafkaFields {
         let (tls, sasl, topics) = (None, None, TopicFields::default());
         Self {
             group: "rowstream".into(),
+            instance_id: None,
             bootstrap_servers: Vec::new(),
             commit_interval,
             tls,
@@ -180,6 +183,7 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
         tls,
         sasl,
         commit_interval: fields.commit_interval,
+        instance_id: fields.instance_id.filter(|id| !id.is_empty()),
         properties: fields.properties,
         ..config
     }

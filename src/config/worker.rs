@@ -145,8 +145,15 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "topic_log.group",
         FieldKind::Text,
         Some("rowstream"),
-        "Kafka: workers of one group share connectors, offsets and state. Names the topics `GROUP-offsets`, `GROUP-sink-offsets` and `GROUP-state`, and begins every `transactional.id`.",
+        "Kafka: workers of one group share connectors, offsets and state. Names the topics `GROUP-offsets`, `GROUP-sink-offsets`, `GROUP-state` and `GROUP-shards`, the consumer group `GROUP-workers`, and begins every `transactional.id`.",
         "rowstream",
+    ),
+    FieldDoc::optional(
+        "topic_log.instance_id",
+        FieldKind::Text,
+        None,
+        "Kafka: this worker's name in its group, its own and the same after every restart, e.g. a StatefulSet's host name. It then gets back what it had at once, and its connectors wait for it up to the session timeout (6 s) instead of moving when it stops. Without one they move as soon as it stops.",
+        "${env:HOSTNAME}",
     ),
     FieldDoc::optional(
         "topic_log.bootstrap_servers",

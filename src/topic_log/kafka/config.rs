@@ -29,6 +29,8 @@ const OURS: &[(&str, &str)] = &[
     ("enable.idempotence", "records must not be doubled"),
     ("enable.partition.eof", "readers follow it"),
     ("group.id", "it is the connector's"),
+    ("group.instance.id", "it is `topic_log.instance_id`"),
+    ("partition.assignment.strategy", "only what must move, moves"),
     ("isolation.level", "readers see committed records only"),
     ("message.timeout.ms", "it must stay below the transaction's timeout"),
     ("partitioner", "it is murmur2, as in Java"),
@@ -53,6 +55,9 @@ pub struct KafkaConfig {
     pub commit_interval: Duration,
     /// Bytes of groups that may wait for commit, over all writers.
     pub queue_bytes: u32,
+    /// Name of this worker in its group, the same whenever it comes back: then it gets back what it had without anybody else being
+    /// disturbed, and for as long as the session lasts nobody else gets it.
+    pub instance_id: Option<String>,
     /// Properties of librdkafka, laid over ours.
     pub properties: BTreeMap<String, String>,
 }
@@ -129,6 +134,7 @@ impl KafkaConfig {
             },
             commit_interval: Duration::from_millis(10),
             queue_bytes: 16 << 20,
+            instance_id: None,
             properties: BTreeMap::new(),
         }
     }

@@ -9,7 +9,7 @@
 //! - **All state is in Kafka**, and read to the real end of its topic (`mirror`), so it does not matter which process wrote it.
 //!
 //! Reading order: `config`, `context` and `health` (how librdkafka is set up and what it tells), `cluster`, `transaction` and
-//! `writer`, `reader`, `mirror` with `positions` and `state`, `direct`.
+//! `writer`, `reader`, `mirror` with `positions` and `state`, `direct`, `membership`.
 
 mod cluster;
 pub mod config;
@@ -17,6 +17,7 @@ mod context;
 mod direct;
 mod errors;
 mod health;
+mod membership;
 mod mirror;
 mod positions;
 mod reader;
@@ -59,7 +60,7 @@ pub use self::{
 };
 use super::{
     LogError, LogHealth, LogReader, LogWriter, PartitionDescription, StateStore, TopicDescription,
-    TopicFilter, TopicLog,
+    TopicFilter, TopicLog, WorkerGroup,
 };
 
 /// Partitions of `<group>-offsets`, as Connect has.
@@ -275,6 +276,10 @@ impl TopicLog for KafkaLog {
 
     fn state(&self) -> &dyn StateStore {
         &self.state
+    }
+
+    fn group(&self) -> Option<&dyn WorkerGroup> {
+        Some(self)
     }
 
     fn health(&self) -> LogHealth {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
 
 use super::{
     cluster::Cluster,
@@ -96,6 +96,10 @@ impl StateStore for KafkaState {
                 self.direct.write(&records).await
             }
         })
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.mirror.changes())
     }
 }
 

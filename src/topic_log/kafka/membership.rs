@@ -1,0 +1,260 @@
+//! Which worker runs what, by a consumer group: who owns a partition of `<group>-shards` runs the connectors of that shard.
+//!
+//! The topic stays empty; Kafka's group protocol (cooperative: only what must move, moves) does all the work. A partition is given up
+//! in the callback that takes it away, after the worker has answered that nothing runs for it any more, so its next owner finds
+//! everything committed. A worker that is killed is noticed when its session ends; one that was paused for longer is told so when
+//! it goes on, and in between the fences of writers and targets keep its work out.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use rdkafka::{
+    ClientContext, TopicPartitionList,
+    client::OAuthToken,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
+    error::KafkaError,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    KafkaLog,
+    cluster::{Cluster, Made},
+    config::Isolation,
+    context::Context,
+    errors::{io_error, log_error},
+};
+use crate::topic_log::{Assignment, LogError, Membership, WorkerGroup};
+
+/// Enough for a few hundred connectors on a few dozen workers; fixed, because a connector's shard is a hash modulo this.
+const SHARDS: u32 = 64;
+/// A killed worker's shards move after this long; brokers accept no less unless they are told to.
+const SESSION_TIMEOUT_MS: &str = "6000";
+const HEARTBEAT_INTERVAL_MS: &str = "1000";
+/// Longest stop that a rebalance waits for; connectors have deadlines of their own well below it.
+const REVOKE_PATIENCE: Duration = Duration::from_mins(2);
+/// How long a member that was turned out waits before it joins again.
+const REJOIN_AFTER: Duration = Duration::from_secs(2);
+/// Longest wait for the group to take note that we leave.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+impl WorkerGroup for KafkaLog {
+    fn join(&self) -> BoxFuture<'_, Result<Box<dyn Membership>, LogError>> {
+        Box::pin(async move {
+            let member = KafkaMembership::join(&self.cluster).await?;
+            Ok(Box::new(member) as Box<dyn Membership>)
+        })
+    }
+}
+
+struct KafkaMembership {
+    shards: u32,
+    told: mpsc::UnboundedReceiver<Assignment>,
+    leave: Arc<AtomicBool>,
+    left: oneshot::Receiver<()>,
+}
+
+impl KafkaMembership {
+    async fn join(cluster: &Arc<Cluster>) -> Result<Self, LogError> {
+        let topic = format!("{}-shards", cluster.config.group);
+        let shards = cluster.ensure_topic(&topic, Made::Compacted { partitions: SHARDS }).await?;
+        cluster.keep_to_itself(&topic);
+        let (tell, told) = mpsc::unbounded_channel();
+        let (leave, (done, left)) = (Arc::new(AtomicBool::new(false)), oneshot::channel());
+        let member = Member {
+            cluster: Arc::clone(cluster),
+            topic,
+            shards,
+            tell,
+            runtime: Handle::current(),
+            leave: Arc::clone(&leave),
+        };
+        // Wrong settings are told to whoever starts the worker.
+        let consumer = member.subscribed()?;
+        std::thread::Builder::new()
+            .name("kafka-member".into())
+            .spawn(move || {
+                member.run(consumer);
+                let _nobody_waits = done.send(());
+            })
+            .map_err(|e| io_error("start the thread `kafka-member`", e.to_string()))?;
+        Ok(Self { shards, told, leave, left })
+    }
+}
+
+/// The thread that is the member.
+struct Member {
+    cluster: Arc<Cluster>,
+    topic: String,
+    shards: u32,
+    tell: mpsc::UnboundedSender<Assignment>,
+    runtime: Handle,
+    leave: Arc<AtomicBool>,
+}
+
+impl Member {
+    fn leaves(&self) -> bool {
+        self.leave.load(Ordering::SeqCst) || self.cluster.is_closed()
+    }
+
+    fn subscribed(&self) -> Result<BaseConsumer<MemberContext>, LogError> {
+        let inner = self.cluster.context("member");
+        let context = MemberContext { inner, tell: self.tell.clone(), runtime: self.runtime.clone() };
+        let consumer = member_of(&self.cluster, context)?;
+        let attempt = || format!("subscribe to `{}`", self.topic);
+        consumer.subscribe(&[&self.topic]).map_err(|e| log_error(attempt(), &e))?;
+        Ok(consumer)
+    }
+
+    /// Ends when the worker leaves; whatever else happens, it joins again.
+    fn run(&self, first: BaseConsumer<MemberContext>) {
+        let mut consumer = Some(first);
+        while !self.leaves() {
+            let Some(member) = &consumer else {
+                std::thread::sleep(REJOIN_AFTER);
+                consumer =
+                    self.subscribed().inspect_err(|error| tracing::warn!(%error, "the worker group")).ok();
+                continue;
+            };
+            // Rebalances happen inside; the topic holds no records.
+            if let Some(Err(error)) = member.poll(Duration::from_millis(50)) {
+                tracing::warn!(%error, "the worker group");
+            }
+            if let Some((_, why)) = member.client().fatal_error() {
+                tracing::error!(
+                    why,
+                    "the worker group turned this worker out; it stops what it runs and joins again. If another worker has \
+                     the same `topic_log.instance_id`, give each its own"
+                );
+                member.context().revoke((0..self.shards).collect());
+                consumer = None;
+            }
+        }
+        // Dropping it leaves the group.
+        drop(consumer);
+    }
+}
+
+impl Membership for KafkaMembership {
+    fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Assignment> {
+        Box::pin(async move {
+            match self.told.recv().await {
+                Some(assignment) => assignment,
+                // The thread ends only after this is dropped, or with the log.
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn leave(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut this = *self;
+            this.leave.store(true, Ordering::SeqCst);
+            // A rebalance that waits for an answer gets none.
+            this.told.close();
+            while this.told.recv().await.is_some() {}
+            if tokio::time::timeout(LEAVE_PATIENCE, &mut this.left).await.is_err() {
+                tracing::warn!("the worker group was not left in time; its session ends by itself");
+            }
+        })
+    }
+}
+
+impl Drop for KafkaMembership {
+    fn drop(&mut self) {
+        self.leave.store(true, Ordering::SeqCst);
+    }
+}
+
+fn member_of(cluster: &Cluster, context: MemberContext) -> Result<BaseConsumer<MemberContext>, LogError> {
+    let group = format!("{}-workers", cluster.config.group);
+    let mut config = cluster.config.consumer(&group, Isolation::Committed);
+    config.set("partition.assignment.strategy", "cooperative-sticky");
+    config.set("auto.offset.reset", "latest");
+    config.set("fetch.wait.max.ms", "5000");
+    config.set("max.poll.interval.ms", "300000");
+    for (name, default) in
+        [("session.timeout.ms", SESSION_TIMEOUT_MS), ("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)]
+    {
+        if config.get(name).is_none() {
+            config.set(name, default);
+        }
+    }
+    if let Some(instance) = &cluster.config.instance_id {
+        config.set("group.instance.id", instance);
+    }
+    config.create_with_context(context).map_err(|e| log_error(format!("join the group `{group}`"), &e))
+}
+
+/// Tells of rebalances, from inside `poll`.
+struct MemberContext {
+    inner: Context,
+    tell: mpsc::UnboundedSender<Assignment>,
+    runtime: Handle,
+}
+
+impl ClientContext for MemberContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.inner.log(level, facility, message);
+    }
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.inner.stats_raw(statistics);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.inner.error(error, reason);
+    }
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.inner.generate_oauth_token(config)
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn pre_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(_) => {}
+            Rebalance::Revoke(partitions) => self.revoke(shards_of(partitions)),
+            Rebalance::Error(error) => tracing::warn!(%error, "the worker group could not rebalance"),
+        }
+    }
+
+    fn post_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(partitions) = rebalance {
+            let shards = shards_of(partitions);
+            if !shards.is_empty() {
+                // An error means that the worker stops.
+                let _stopping = self.tell.send(Assignment::Gained(shards));
+            }
+        }
+    }
+}
+
+impl MemberContext {
+    fn revoke(&self, shards: Vec<u32>) {
+        let (done, answer) = oneshot::channel();
+        if shards.is_empty() || self.tell.send(Assignment::Revoked { shards, done }).is_err() {
+            return;
+        }
+        if self.runtime.block_on(tokio::time::timeout(REVOKE_PATIENCE, answer)).is_err() {
+            tracing::error!("connectors did not stop in time; they go to another worker all the same");
+        }
+    }
+}
+
+fn shards_of(partitions: &TopicPartitionList) -> Vec<u32> {
+    let partitions = partitions.elements();
+    partitions.iter().filter_map(|element| u32::try_from(element.partition()).ok()).collect()
+}
