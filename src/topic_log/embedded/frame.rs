@@ -213,6 +213,19 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// What the fuzz target `log_frame` (tests/fuzz) calls.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(header) = Header::decode(bytes) {
+        let mut again = Vec::new();
+        header.encode(&mut again);
+        assert_eq!(Some(again.as_slice()), bytes.get(..HEADER_BYTES));
+    }
+    if let Some(body) = CommitBody::decode(bytes) {
+        assert_eq!(CommitBody::decode(&body.encode()), Some(body));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -33,6 +33,12 @@ mod tests;
 mod witness;
 mod writer;
 
+/// For tests/fuzz only.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::frame::fuzz as frame;
+}
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
