@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rowstream_api::ConfigErrors;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminState},
     config::WorkerConfig,
-    schema_registry::{BuiltinRegistry, RegistryError},
+    schema_registry::{BuiltinRegistry, ConfluentRegistry, RegistryError, SchemaRegistry, Schemas},
     telemetry::{logging::LogLevels, metrics::Metrics},
     topic_log::{
         LogError, TopicLog,
@@ -56,6 +57,9 @@ pub enum DaemonError {
     /// Stored connectors.
     #[error("start the stored connectors")]
     Worker(#[from] WorkerError),
+    /// The settings of the registry no longer hold, though they did when they were read: a file went, usually.
+    #[error("{0}")]
+    RegistrySettings(ConfigErrors),
     /// Anything that should not happen.
     #[error("{0}")]
     Setup(String),
@@ -67,7 +71,7 @@ pub enum DaemonError {
 /// Whatever kept it from starting. Once it runs, trouble belongs to connectors and shows in their status.
 pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), DaemonError> {
     let log: Arc<dyn TopicLog> = EmbeddedLog::open(embedded(&config)).await?;
-    let registry = BuiltinRegistry::open(Arc::clone(&log)).await?;
+    let (registry, schemas) = open_registry(&config, &log).await?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
     let address = config.admin.listen;
     let listener =
@@ -75,7 +79,8 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let bound = listener.local_addr().map_err(|source| DaemonError::Listen { address, source })?;
     let context = WorkerContext {
         log: Arc::clone(&log),
-        registry: Arc::clone(&registry) as Arc<dyn crate::schema_registry::SchemaRegistry>,
+        registry,
+        subjects: config.schema_registry.subject_strategy,
         metrics,
         stop_timeout: config.stop_timeout,
         exclusive: Exclusive::default(),
@@ -85,7 +90,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let stop = CancellationToken::new();
     let state = AdminState {
         worker: Arc::clone(&worker),
-        registry,
+        schemas,
         problems: problems.clone(),
         log_levels,
         started: Instant::now(),
@@ -123,6 +128,25 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     log.close().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The registry for tasks, and who has the schemas. An external one need not answer yet.
+async fn open_registry(
+    config: &WorkerConfig,
+    log: &Arc<dyn TopicLog>,
+) -> Result<(Arc<dyn SchemaRegistry>, Schemas), DaemonError> {
+    match config.schema_registry.plan().map_err(DaemonError::RegistrySettings)? {
+        None => {
+            let registry = BuiltinRegistry::open(Arc::clone(log)).await?;
+            Ok((Arc::clone(&registry) as Arc<dyn SchemaRegistry>, Schemas::Builtin(registry)))
+        }
+        Some(plan) => {
+            let registry = ConfluentRegistry::new(plan);
+            let origins = registry.origins();
+            tracing::info!(registry = origins, "schemas are in an external registry");
+            Ok((registry as Arc<dyn SchemaRegistry>, Schemas::External(origins)))
+        }
+    }
 }
 
 async fn stop_all(

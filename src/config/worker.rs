@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{secrets, spec};
+use crate::schema_registry::{SubjectStrategy, confluent::SchemaRegistryConfig};
 
 /// Everything the process itself needs to know.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,6 +27,9 @@ pub struct WorkerConfig {
     /// The topic log.
     #[serde(default)]
     pub topic_log: TopicLogConfig,
+    /// The schema registry.
+    #[serde(default)]
+    pub schema_registry: SchemaRegistryConfig,
     /// The admin server.
     #[serde(default)]
     pub admin: AdminConfig,
@@ -161,10 +165,80 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
     ),
     FieldDoc::optional(
         "schema_registry.type",
-        FieldKind::Choice(&["builtin"]),
+        FieldKind::Choice(&["builtin", "confluent"]),
         Some("builtin"),
-        "The schema registry: `builtin`, served under the admin address.",
-        "builtin",
+        "The schema registry: `builtin`, served under the admin address, or `confluent`, a server with Confluent's REST API.",
+        "confluent",
+    ),
+    FieldDoc::optional(
+        "schema_registry.url",
+        FieldKind::List,
+        None,
+        "Base address of the external registry, or several of the same registry: when one does not answer, the next one is asked.",
+        "https://registry.example.com:8081",
+    ),
+    FieldDoc::optional(
+        "schema_registry.subject_strategy",
+        FieldKind::Choice(SubjectStrategy::WORDS),
+        Some("topic"),
+        "How subjects are named: `topic` (`<topic>-key` and `<topic>-value`; Confluent's TopicNameStrategy), `record` (the record's full name; RecordNameStrategy) or `topic_record` (`<topic>-<record>`; TopicRecordNameStrategy). A connector can have its own.",
+        "record",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auto_register",
+        FieldKind::Bool,
+        Some("true"),
+        "Whether new schemas are registered. With `false` they are only looked up, and a task whose schema nobody has registered fails and says which.",
+        "false",
+    ),
+    FieldDoc::optional(
+        "schema_registry.timeout",
+        FieldKind::Duration,
+        Some("10s"),
+        "Longest wait for one answer of the external registry, connecting included. A task that got none is shown as RETRYING and tries again until there is one.",
+        "5s",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.user",
+        FieldKind::Text,
+        None,
+        "User of HTTP basic authentication; Confluent Cloud calls it the API key.",
+        "rowstream",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.password",
+        FieldKind::Secret,
+        None,
+        "Password of that user.",
+        "${env:REGISTRY_PASSWORD}",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.token",
+        FieldKind::Secret,
+        None,
+        "Bearer token, in place of user and password.",
+        "${file:/run/secrets/registry-token}",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.ca_file",
+        FieldKind::Text,
+        None,
+        "PEM file of the authorities that may sign the registry's certificate; the system's when not given.",
+        "/etc/ssl/registry-ca.pem",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.cert_file",
+        FieldKind::Text,
+        None,
+        "PEM file of our own certificate and those between it and its authority, for registries that want one (mTLS).",
+        "/etc/rowstream/client.pem",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.key_file",
+        FieldKind::Text,
+        None,
+        "PEM file of the key of that certificate.",
+        "/etc/rowstream/client.key",
     ),
     FieldDoc::optional(
         "admin.listen",
@@ -204,7 +278,7 @@ impl WorkerConfig {
             }
         };
         let resolved = secrets::resolve(&document, &secrets::process_environment, &mut errors);
-        let mut typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
+        let typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
         if let Some(Value::String(listen)) = spec::lookup(&typed, "admin.listen")
             && listen.parse::<SocketAddr>().is_err()
         {
@@ -214,7 +288,6 @@ impl WorkerConfig {
             );
         }
         errors.clone().into_result()?;
-        typed.remove("schema_registry"); // Only one kind so far; checked above.
         let mut config: Self = serde_json::from_value(Value::Object(typed)).map_err(|e| {
             errors.push("", e.to_string());
             errors.clone()
@@ -222,6 +295,8 @@ impl WorkerConfig {
         let base = file.parent().unwrap_or(Path::new("."));
         config.data_dir = base.join(&config.data_dir);
         config.connectors = base.join(&config.connectors);
+        config.schema_registry.relative_to(base);
+        config.schema_registry.plan()?;
         Ok(config)
     }
 }

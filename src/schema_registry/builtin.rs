@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{
-    Level, Refusal, RegistryError, SchemaRegistry,
+    Conflict, Level, Refusal, RegistryError, SchemaDiff, SchemaRegistry,
     catalog::{CONFIG, Catalog, Edit, Entry, SCHEMAS, SUBJECTS},
     compatibility::{self, Incompatible},
     schema_text::SchemaText,
@@ -317,6 +317,34 @@ impl SchemaRegistry for BuiltinRegistry {
     fn schema(&self, id: u32) -> BoxFuture<'_, Result<Arc<str>, RegistryError>> {
         Box::pin(async move { Ok(self.schema_text(id)?) })
     }
+    fn look_up<'a>(
+        &'a self,
+        subject: &'a str,
+        schema: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SubjectVersion>, RegistryError>> {
+        Box::pin(async move { found(self.look_up(subject, schema, Deleted::Hidden)) })
+    }
+    fn latest<'a>(
+        &'a self,
+        subject: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SubjectVersion>, RegistryError>> {
+        Box::pin(async move { found(self.version(subject, VersionChoice::Latest, Deleted::Hidden)) })
+    }
+    fn check<'a>(&'a self, subject: &'a str, schema: &'a str) -> BoxFuture<'a, Result<(), RegistryError>> {
+        Box::pin(async move {
+            let schema = SchemaText::parse(schema)?;
+            Ok(self.read(|catalog| check_level(catalog, subject, &schema))?)
+        })
+    }
+}
+
+/// Not to be there is an answer, not an error.
+fn found(answer: Result<SubjectVersion, Refusal>) -> Result<Option<SubjectVersion>, RegistryError> {
+    match answer {
+        Ok(version) => Ok(Some(version)),
+        Err(Refusal::SubjectNotFound(_) | Refusal::SchemaNotFound(_)) => Ok(None),
+        Err(refusal) => Err(refusal.into()),
+    }
 }
 
 async fn load(log: &dyn TopicLog) -> Result<Catalog, Refusal> {
@@ -331,9 +359,15 @@ fn present(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<u32>
 }
 
 fn check_level(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Result<(), Refusal> {
-    first_clash(catalog, subject, schema).map_or(Ok(()), |found| {
-        Err(Refusal::Incompatible { subject: subject.to_owned(), level: catalog.level(subject), found })
-    })
+    let Some(found) = first_clash(catalog, subject, schema) else { return Ok(()) };
+    let (old, _) = catalog.version(subject, VersionChoice::Exactly(found.version), Deleted::Hidden)?;
+    Err(Refusal::Incompatible(Box::new(Conflict {
+        subject: subject.to_owned(),
+        version: Some(found.version),
+        level: Some(catalog.level(subject)),
+        reason: found.reason,
+        diff: SchemaDiff::between(&stored_json(&old.schema)?, &schema.json),
+    })))
 }
 
 fn first_clash(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<Incompatible> {

@@ -306,8 +306,7 @@ mod tests {
         };
         let old = envelope(json!([{ "name": "total", "type": "int" }]));
         let new = envelope(json!([{ "name": "total", "type": ["null", "string"], "default": null }]));
-        let expected =
-            ["~ before.total: type int → [null, string]", "~ before.total: default none → null"];
+        let expected = ["~ before.total: type int → [null, string]", "~ before.total: default none → null"];
         assert_eq!(lines(&old, &new), expected);
     }
 

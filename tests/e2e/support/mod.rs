@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod http;
 pub mod postgres;
 pub mod receiver;
+pub mod registry;
 pub mod rig;
 
 use std::{

@@ -1,0 +1,210 @@
+//! The `schema_registry` block of worker.yaml: what was typed, and what is understood of it.
+
+use std::{path::Path, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hyper::header::HeaderValue;
+use rowstream_api::{ConfigErrors, Secret, units};
+use rowstream_http::{Connector, Target, Trust};
+use serde::Deserialize;
+
+use crate::schema_registry::SubjectStrategy;
+
+/// `schema_registry`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct SchemaRegistryConfig {
+    /// Who has the schemas.
+    #[serde(rename = "type")]
+    pub kind: RegistryKind,
+    /// Addresses of an external registry.
+    pub url: Vec<String>,
+    /// How subjects are named.
+    pub subject_strategy: SubjectStrategy,
+    /// Whether unknown schemas are registered.
+    pub auto_register: bool,
+    /// Longest wait for one answer.
+    #[serde(deserialize_with = "units::duration")]
+    pub timeout: Duration,
+    /// Who we are.
+    pub auth: AuthConfig,
+    /// Whom we believe.
+    pub tls: TlsConfig,
+}
+
+/// Who has the schemas.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistryKind {
+    /// This process.
+    #[default]
+    Builtin,
+    /// A server with Confluent's API.
+    Confluent,
+}
+
+/// `schema_registry.auth`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AuthConfig {
+    /// HTTP basic.
+    pub user: Option<String>,
+    /// HTTP basic.
+    pub password: Option<Secret>,
+    /// HTTP bearer.
+    pub token: Option<Secret>,
+}
+
+/// `schema_registry.tls`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct TlsConfig {
+    /// PEM file of trusted authorities; the system's when absent.
+    pub ca_file: Option<String>,
+    /// PEM file of our certificate chain.
+    pub cert_file: Option<String>,
+    /// PEM file of its key.
+    pub key_file: Option<String>,
+}
+
+impl Default for SchemaRegistryConfig {
+    fn default() -> Self {
+        Self {
+            kind: RegistryKind::Builtin,
+            url: Vec::new(),
+            subject_strategy: SubjectStrategy::Topic,
+            auto_register: true,
+            timeout: Duration::from_secs(10),
+            auth: AuthConfig::default(),
+            tls: TlsConfig::default(),
+        }
+    }
+}
+
+/// What an external registry's settings mean.
+pub struct Plan {
+    pub(super) servers: Vec<Connector>,
+    pub(super) authorization: Option<HeaderValue>,
+    pub(super) auto_register: bool,
+    pub(super) timeout: Duration,
+}
+
+/// Longer waits would only hide that the registry is down.
+const TIMEOUT_MAX: Duration = Duration::from_mins(2);
+
+impl SchemaRegistryConfig {
+    /// Makes paths relative to `base`, the directory of the file they stand in.
+    pub(crate) fn relative_to(&mut self, base: &Path) {
+        let TlsConfig { ca_file, cert_file, key_file } = &mut self.tls;
+        for path in [ca_file, cert_file, key_file].into_iter().flatten() {
+            *path = base.join(&*path).to_string_lossy().into_owned();
+        }
+    }
+
+    /// Checks everything; `None` for the built-in registry.
+    ///
+    /// # Errors
+    /// Every problem at once, files that can't be read among them.
+    pub fn plan(&self) -> Result<Option<Plan>, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        if self.kind == RegistryKind::Builtin {
+            self.refuse_unused(&mut errors);
+            return errors.into_result().map(|()| None);
+        }
+        if self.url.is_empty() {
+            errors.push(
+                "schema_registry.url",
+                "is required with `type: confluent`, e.g. `https://registry.example.com:8081`",
+            );
+        }
+        if self.timeout.is_zero() || self.timeout > TIMEOUT_MAX {
+            errors.push("schema_registry.timeout", "must be longer than zero and at most 2m");
+        }
+        let trust = self.trust(&mut errors);
+        let servers = self.servers(&trust, &mut errors);
+        let authorization = errors.take("schema_registry.auth", self.auth.header()).flatten();
+        errors.into_result()?;
+        let (auto_register, timeout) = (self.auto_register, self.timeout);
+        Ok(Some(Plan { servers, authorization, auto_register, timeout }))
+    }
+
+    /// A setting that does nothing is a mistake that its author would like to hear of.
+    fn refuse_unused(&self, errors: &mut ConfigErrors) {
+        let AuthConfig { user, password, token } = &self.auth;
+        let TlsConfig { ca_file, cert_file, key_file } = &self.tls;
+        for (field, given) in [
+            ("url", !self.url.is_empty()),
+            ("auto_register", !self.auto_register),
+            ("auth", user.is_some() || password.is_some() || token.is_some()),
+            ("tls", ca_file.is_some() || cert_file.is_some() || key_file.is_some()),
+        ] {
+            if given {
+                errors.push(
+                    format!("schema_registry.{field}"),
+                    "has no effect with `schema_registry.type: builtin`; set the type to `confluent`, or remove this",
+                );
+            }
+        }
+    }
+
+    fn servers(&self, trust: &Trust, errors: &mut ConfigErrors) -> Vec<Connector> {
+        let mut servers = Vec::new();
+        for (index, url) in self.url.iter().enumerate() {
+            let field = format!("schema_registry.url[{index}]");
+            let example = "https://registry.example.com:8081";
+            let parsed = Target::parse(url, example, "`schema_registry.auth`").and_then(|target| {
+                if target.path.contains('?') {
+                    return Err("must not hold a query".to_owned());
+                }
+                Connector::new(target, self.timeout, trust).map_err(|e| e.to_string())
+            });
+            servers.extend(errors.take(&field, parsed));
+        }
+        servers
+    }
+
+    fn trust(&self, errors: &mut ConfigErrors) -> Trust {
+        let mut trust = Trust::default();
+        if let Some(file) = &self.tls.ca_file {
+            errors.take("schema_registry.tls.ca_file", trust.authorities(Path::new(file)));
+        }
+        match (&self.tls.cert_file, &self.tls.key_file) {
+            (Some(chain), Some(key)) => {
+                errors
+                    .take("schema_registry.tls.cert_file", trust.identity(Path::new(chain), Path::new(key)));
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => errors.push(
+                "schema_registry.tls.cert_file",
+                "`cert_file` and `key_file` belong together: give both or neither",
+            ),
+        }
+        trust
+    }
+}
+
+impl AuthConfig {
+    /// The `authorization` header.
+    fn header(&self) -> Result<Option<HeaderValue>, String> {
+        let text = match (&self.user, &self.password, &self.token) {
+            (None, None, None) => return Ok(None),
+            (Some(user), Some(_), None) if user.contains(':') => {
+                return Err("the `user` of HTTP basic authentication can't hold a `:`".to_owned());
+            }
+            (Some(user), Some(password), None) => {
+                format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.reveal())))
+            }
+            (None, None, Some(token)) => format!("Bearer {}", token.reveal()),
+            (Some(_), None, None) | (None, Some(_), None) => {
+                return Err("`user` and `password` belong together: give both or neither".to_owned());
+            }
+            (_, _, Some(_)) => return Err("give either `user` and `password`, or `token`".to_owned()),
+        };
+        let mut value = HeaderValue::from_str(&text).map_err(|_| {
+            "the `token` holds characters that HTTP does not allow, perhaps a line break at its end"
+                .to_owned()
+        })?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
