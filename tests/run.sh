@@ -20,6 +20,8 @@ need openssl openssl
 need flock util-linux
 need setpriv util-linux
 need dpkg-deb dpkg
+need mvn maven
+need java default-jre-headless
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 if [ ${#missing[@]} -gt 0 ]; then
@@ -47,6 +49,9 @@ up "$ROWSTREAM_TEST_POSTGRES"
 # The private servers of the tests for wrong settings are made of this one's tree.
 [ "$ROWSTREAM_TEST_POSTGRES" = 15 ] || up 15
 
+say "starting a schema registry"
+sh tests/services/registry.sh shared up
+
 # What a killed test process left behind holds slots and WAL: everything named for a process that is gone goes.
 leftovers() {
     local psql=(sh tests/services/postgres.sh "$1" client psql -XAtq -d postgres) kind name
@@ -60,6 +65,11 @@ leftovers() {
     done
 }
 leftovers 15
+# Registries of single tests go too.
+for left in "$ROWSTREAM_SERVICES"/registry-*-[0-9]*.run; do
+    name=${left##*/registry-} name=${name%.run}
+    if [ -d "$left" ] && [ ! -d "/proc/${name##*-}" ]; then sh tests/services/registry.sh "$name" wipe; fi
+done
 
 say "building and running the tests"
 status=0

@@ -309,6 +309,33 @@ fn another_address_is_asked_when_one_does_not_answer() {
     });
 }
 
+/// `validate` asks the registry, and tells what `run` would run into; a daemon starts all the same, because an outage passes.
+#[test]
+fn validate_asks_the_registry() {
+    let daemon = Daemon::new(external(registry::shared()));
+    let (code, said) = daemon.validate();
+    assert_eq!(code, 0, "{said}");
+    let gate = Gate::open(None, Rules::login("Bearer t0ken-word"));
+    let (code, said) = Daemon::new(external(&gate.url("http"))).validate();
+    assert_eq!(code, 78, "{said}");
+    assert!(
+        said.contains("REGISTRY_REFUSED: ask the schema registry: the schema registry at http://localhost:"),
+        "{said}"
+    );
+    assert!(said.contains("set `schema_registry.auth.user`"), "{said}");
+    let down = Daemon::new(external("http://127.0.0.1:1"));
+    let (code, said) = down.validate();
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("REGISTRY_UNAVAILABLE: ask the schema registry: "), "{said}");
+    down.start();
+    assert!(down.stop().success());
+    let (code, said) =
+        Daemon::new(json!({ "schema_registry": { "type": "confluent", "auth": { "tokn": "x" } } }))
+            .validate();
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("did you mean `schema_registry.auth.token`?"), "{said}");
+}
+
 /// Settings of `schema_registry` for a daemon.
 fn external(url: &str) -> Value {
     json!({ "schema_registry": { "type": "confluent", "url": url, "timeout": "2s" } })

@@ -18,6 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
+    sync::oneshot,
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
@@ -26,6 +27,9 @@ use crate::{ConnectFailure, Connection, Connector};
 
 /// Shorter than the idle timeouts of common servers and load balancers, so that most reuses succeed.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the driver of a lost connection may take to say why; it is over already, or about to be.
+const DRIVER_WITHIN: Duration = Duration::from_millis(200);
 
 /// How long and how much.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +61,8 @@ pub enum Failure {
     TimedOut,
     /// The request was sent, or partly, and the connection ended without an answer. A server that wants a certificate of ours
     /// may say so only here.
-    #[error("the connection was lost before an answer came{}", because(.0))]
-    Lost(hyper::Error),
+    #[error("the connection was lost before an answer came: {0}")]
+    Lost(String),
     /// There was no connection to send on.
     #[error(transparent)]
     Unreachable(#[from] ConnectFailure),
@@ -74,8 +78,15 @@ pub struct Client {
 /// Idle connections, and the tasks that drive all of them; dropping it ends them.
 #[derive(Default)]
 struct Pool {
-    idle: Vec<(SendRequest<Full<Bytes>>, Instant)>,
+    idle: Vec<(Sender, Instant)>,
     drivers: JoinSet<()>,
+}
+
+/// A connection's end for requests, and what its driver says when it is over: of a connection that the peer ended, only the
+/// driver knows why.
+struct Sender {
+    requests: SendRequest<Full<Bytes>>,
+    ended: oneshot::Receiver<Option<String>>,
 }
 
 impl Client {
@@ -105,23 +116,19 @@ impl Client {
             }
         }
         let connection = self.connector.connect().await?;
-        let sender = self.adopt(connection).await.map_err(Failure::Lost)?;
+        let sender = self.adopt(connection).await.map_err(|e| Failure::Lost(innermost(&e)))?;
         self.send_over(sender, request).await
     }
 
-    async fn send_over(
-        &self,
-        mut sender: SendRequest<Full<Bytes>>,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Answer, Failure> {
+    async fn send_over(&self, mut sender: Sender, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let deadline = Instant::now() + self.limits.head;
         let exchange = async {
-            sender.ready().await?;
-            sender.send_request(request).await
+            sender.requests.ready().await?;
+            sender.requests.send_request(request).await
         };
         let response = match timeout_at(deadline, exchange).await {
             Err(_) => return Err(Failure::TimedOut),
-            Ok(Err(error)) => return Err(Failure::Lost(error)),
+            Ok(Err(error)) => return Err(Failure::Lost(sender.cause(&error).await)),
             Ok(Ok(response)) => response,
         };
         let (head, body) = response.into_parts();
@@ -139,49 +146,66 @@ impl Client {
     }
 
     /// A kept connection that is still good.
-    fn reuse(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn reuse(&self) -> Option<Sender> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        pool.idle.retain(|(sender, since)| !sender.is_closed() && now.duration_since(*since) < IDLE_MAX);
+        pool.idle
+            .retain(|(sender, since)| !sender.requests.is_closed() && now.duration_since(*since) < IDLE_MAX);
         pool.idle.pop().map(|(sender, _)| sender)
     }
 
-    fn keep(&self, sender: SendRequest<Full<Bytes>>) {
-        if !sender.is_closed() {
+    fn keep(&self, sender: Sender) {
+        if !sender.requests.is_closed() {
             let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
             pool.idle.push((sender, Instant::now()));
         }
     }
 
-    async fn adopt(&self, connection: Connection) -> Result<SendRequest<Full<Bytes>>, hyper::Error> {
+    async fn adopt(&self, connection: Connection) -> Result<Sender, hyper::Error> {
         match connection {
             Connection::Plain(stream) => self.drive(TokioIo::new(stream)).await,
             Connection::Tls(stream) => self.drive(TokioIo::new(stream)).await,
         }
     }
 
-    async fn drive<Io>(&self, io: Io) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
+    async fn drive<Io>(&self, io: Io) -> Result<Sender, hyper::Error>
     where
         Io: Read + Write + Unpin + Send + 'static,
     {
-        let (sender, driver) = hyper::client::conn::http1::handshake(io).await?;
+        let (requests, driver) = hyper::client::conn::http1::handshake(io).await?;
+        let (said, ended) = oneshot::channel();
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         while pool.drivers.try_join_next().is_some() {}
         pool.drivers.spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = %error, "an HTTP connection ended");
+            let cause = driver.await.err().map(|error| innermost(&error));
+            if let Some(error) = &cause {
+                tracing::debug!(error, "an HTTP connection ended");
             }
+            // Nobody listens any more when the connection was given back or dropped.
+            said.send(cause).unwrap_or_default();
         });
-        Ok(sender)
+        Ok(Sender { requests, ended })
     }
 }
 
-/// The innermost cause, where there is one: `: received fatal alert: CertificateRequired`.
-fn because(error: &hyper::Error) -> String {
+impl Sender {
+    /// Why a request on this connection got no answer.
+    async fn cause(self, error: &hyper::Error) -> String {
+        let Self { requests, ended } = self;
+        drop(requests);
+        match timeout(DRIVER_WITHIN, ended).await {
+            Ok(Ok(Some(cause))) => cause,
+            Ok(Ok(None) | Err(_)) | Err(_) => innermost(error),
+        }
+    }
+}
+
+/// The innermost cause: `received fatal alert: CertificateRequired` says more than `connection error`.
+fn innermost(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
-    let mut text = String::new();
     while let Some(cause) = source {
-        text = format!(": {cause}");
+        text = cause.to_string();
         source = cause.source();
     }
     text

@@ -57,7 +57,11 @@ async fn look(
     Ok(Some(Conflict { subject: subject.to_owned(), version: Some(version), level, reason, diff }))
 }
 
-async fn level(registry: &ConfluentRegistry, subject: &str) -> Result<Option<Level>, RegistryError> {
+/// The level that holds for a subject, its own or the global one; `None` for a word that is none of Confluent's.
+pub(super) async fn level(
+    registry: &ConfluentRegistry,
+    subject: &str,
+) -> Result<Option<Level>, RegistryError> {
     let path = format!("/config/{}?defaultToGlobal=true", path_segment(subject));
     let Reply::Said(said) = registry.servers.ask(Ask::get(path)).await? else { return Ok(None) };
     let name = said.get("compatibilityLevel").and_then(Value::as_str);

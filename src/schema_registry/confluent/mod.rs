@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{Conflict, RegistryError, SchemaRegistry, SubjectVersion, error::path_segment};
+use super::{Conflict, Level, RegistryError, SchemaRegistry, SubjectVersion, error::path_segment};
 use cache::Cache;
 use servers::{Ask, Reply, Servers};
 pub use settings::{AuthConfig, Plan, RegistryKind, SchemaRegistryConfig, TlsConfig};
@@ -130,7 +130,10 @@ impl ConfluentRegistry {
         struct Verdict {
             is_compatible: bool,
         }
-        let path = format!("/compatibility/subjects/{}/versions?verbose=true", path_segment(subject));
+        // All of them only when the level looks at all of them: some servers do not ask the level.
+        let transitive = conflict::level(self, subject).await?.is_some_and(Level::is_transitive);
+        let against = if transitive { "versions" } else { "versions/latest" };
+        let path = format!("/compatibility/subjects/{}/{against}?verbose=true", path_segment(subject));
         let said = match self.servers.ask(Ask::post(path, &body(schema))).await? {
             Reply::Said(said) => said,
             // Anything may be the first version of a subject.

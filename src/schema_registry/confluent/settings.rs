@@ -208,3 +208,86 @@ impl AuthConfig {
         Ok(Some(value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn problems(settings: Value) -> String {
+        let settings: SchemaRegistryConfig = serde_json::from_value(settings).unwrap();
+        settings.plan().err().map(|errors| errors.to_string()).unwrap_or_default()
+    }
+
+    fn header(auth: Value) -> Result<Option<String>, String> {
+        let auth: AuthConfig = serde_json::from_value(auth).unwrap();
+        Ok(auth.header()?.map(|value| value.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let text = problems(json!({
+            "type": "confluent", "timeout": "0s",
+            "url": ["ftp://registry", "https://user:pw@registry", "http://registry?x=1", "registry:8081"],
+            "auth": { "user": "u" },
+            "tls": { "ca_file": "/nowhere/ca.pem", "cert_file": "/nowhere/cert.pem" },
+        }));
+        for expected in [
+            "schema_registry.timeout: must be longer than zero and at most 2m",
+            "schema_registry.url[0]: expected a URL such as `https://registry.example.com:8081`; the scheme `ftp` is",
+            "schema_registry.url[1]: must not hold a user or password; put them into `schema_registry.auth`",
+            "schema_registry.url[2]: must not hold a query",
+            "schema_registry.url[3]: expected a URL such as",
+            "schema_registry.auth: `user` and `password` belong together",
+            "schema_registry.tls.ca_file: can't read certificates from `/nowhere/ca.pem`: No such file",
+            "schema_registry.tls.cert_file: `cert_file` and `key_file` belong together",
+        ] {
+            assert!(text.contains(expected), "missing {expected:?} in:\n{text}");
+        }
+        assert!(!text.contains("pw"), "{text}");
+        let missing = problems(json!({ "type": "confluent" }));
+        assert!(missing.contains("schema_registry.url: is required with `type: confluent`"), "{missing}");
+    }
+
+    #[test]
+    fn what_the_built_in_registry_does_not_use_is_refused() {
+        let text =
+            problems(json!({ "url": ["http://registry"], "auth": { "token": "t" }, "auto_register": false }));
+        for field in ["url", "auth", "auto_register"] {
+            assert!(text.contains(&format!("schema_registry.{field}: has no effect with")), "{text}");
+        }
+        assert_eq!(problems(json!({ "subject_strategy": "record" })), "");
+    }
+
+    #[test]
+    fn files_that_hold_no_pem_are_named_and_not_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0!!!\n-----END PRIVATE KEY-----\n";
+        std::fs::write(file.path(), key).unwrap();
+        let text = problems(json!({
+            "type": "confluent", "url": ["https://registry"],
+            "tls": { "ca_file": file.path(), "cert_file": file.path(), "key_file": file.path() },
+        }));
+        for field in ["ca_file", "cert_file"] {
+            assert!(text.contains(&format!("schema_registry.tls.{field}: ")), "{text}");
+        }
+        assert!(!text.contains("c2Vj") && !format!("{text:?}").contains("99, 50"), "{text}");
+    }
+
+    #[test]
+    fn the_login_is_basic_or_bearer() {
+        assert_eq!(header(json!({})), Ok(None));
+        let basic = header(json!({ "user": "Aladdin", "password": "open sesame" }));
+        assert_eq!(basic.unwrap().unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(header(json!({ "token": "abc" })).unwrap().unwrap(), "Bearer abc");
+        for wrong in [
+            json!({ "user": "a:b", "password": "p" }),
+            json!({ "password": "p" }),
+            json!({ "user": "u", "password": "p", "token": "t" }),
+            json!({ "token": "a\nb" }),
+        ] {
+            assert!(header(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+}

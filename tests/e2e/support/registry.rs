@@ -208,18 +208,15 @@ async fn pass(mut client: impl AsyncRead + AsyncWrite + Unpin, upstream: u16, ru
     let down =
         rules.unavailable.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
     let refusal = if down {
-        Some("503 Service Unavailable\r\ncontent-length: 0")
+        Some(("503 Service Unavailable", ""))
     } else if wanted.is_some_and(|wanted| !head.contains(&wanted)) {
-        Some(
-            "401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: 47\r\n\r\n\
-             {\"error_code\":401,\"message\":\"User is not known\"}",
-        )
+        Some(("401 Unauthorized", r#"{"error_code":401,"message":"User is not known"}"#))
     } else {
         None
     };
-    if let Some(refusal) = refusal {
-        let end = if refusal.contains('{') { "" } else { "\r\n\r\n" };
-        client.write_all(format!("HTTP/1.1 {refusal}{end}").as_bytes()).await.ok()?;
+    if let Some((status, body)) = refusal {
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        client.write_all(answer.as_bytes()).await.ok()?;
         return client.shutdown().await.ok();
     }
     let mut server = TcpStream::connect(("127.0.0.1", upstream)).await.ok()?;
