@@ -114,7 +114,7 @@ fn choices(conflict: &Conflict) -> String {
 }
 
 /// A name as one segment of a URL's path.
-pub(super) fn path_segment(name: &str) -> String {
+pub(crate) fn path_segment(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

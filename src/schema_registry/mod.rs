@@ -26,6 +26,7 @@ pub use builtin::{BuiltinRegistry, SubjectVersion};
 pub use compatibility::Level;
 pub use confluent::ConfluentRegistry;
 pub use diff::SchemaDiff;
+pub(crate) use error::path_segment;
 pub use error::{Conflict, RegistryError};
 pub use refusal::Refusal;
 pub use subject::{Part, SubjectStrategy};

@@ -384,7 +384,10 @@ fn an_outage_of_the_registry_loses_nothing() {
     registry.again();
     let back = Instant::now();
     daemon.until_state("shop", "RUNNING");
-    std::thread::sleep(Duration::from_millis(500)); // More load on the registry that is back; nothing is awaited.
+    let so_far = workload.committed.load(Ordering::SeqCst);
+    daemon.until("writers go on after its return", || {
+        (workload.committed.load(Ordering::SeqCst) > so_far + 50).then_some(())
+    });
     let committed = workload.stop();
     oracle::target_equals_source(&daemon, &source, &target);
     let ledger = ledger::read(&source.sql);
