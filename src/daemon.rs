@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rowstream_api::ConfigErrors;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminState},
     config::{EmbeddedLogConfig, TopicLogConfig, WorkerConfig},
-    schema_registry::{BuiltinRegistry, RegistryError},
+    schema_registry::{BuiltinRegistry, ConfluentRegistry, RegistryError, SchemaRegistry, Schemas},
     telemetry::{logging::LogLevels, metrics::Metrics},
     topic_log::{
         LogError, Membership, TopicLog,
@@ -58,6 +59,9 @@ pub enum DaemonError {
     /// Stored connectors.
     #[error("start the stored connectors")]
     Worker(#[from] WorkerError),
+    /// The settings of the registry no longer hold, though they did when they were read: a file went, usually.
+    #[error("{0}")]
+    RegistrySettings(ConfigErrors),
     /// Anything that should not happen.
     #[error("{0}")]
     Setup(String),
@@ -68,7 +72,8 @@ pub enum DaemonError {
 /// # Errors
 /// Whatever kept it from starting. Once it runs, trouble belongs to connectors and shows in their status.
 pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), DaemonError> {
-    let (log, registry) = open_log(&config).await?;
+    let opened = open(&config).await?;
+    let (log, registry) = (opened.log, opened.registry);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
     let address = config.admin.listen;
     let listener =
@@ -76,17 +81,18 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let bound = listener.local_addr().map_err(|source| DaemonError::Listen { address, source })?;
     let context = WorkerContext {
         log: Arc::clone(&log),
-        registry: Arc::clone(&registry) as Arc<dyn crate::schema_registry::SchemaRegistry>,
+        registry,
+        subjects: config.schema_registry.subject_strategy,
         metrics,
         stop_timeout: config.stop_timeout,
         exclusive: Exclusive::default(),
     };
-    let worker = Worker::new(context, bound.to_string());
+    let worker = Worker::new(context, worker_id(bound));
     let problems = FileProblems::default();
     let stop = CancellationToken::new();
     let state = AdminState {
         worker: Arc::clone(&worker),
-        registry: Arc::clone(&registry),
+        schemas: opened.schemas.clone(),
         problems: problems.clone(),
         log_levels,
         started: Instant::now(),
@@ -110,7 +116,9 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     );
     worker.start_stored().await?;
     let mut watcher = JoinSet::new();
-    watcher.spawn(Arc::clone(&registry).follow(stop.clone()));
+    if let Schemas::Builtin(registry) = &opened.schemas {
+        watcher.spawn(Arc::clone(registry).follow(stop.clone()));
+    }
     watcher.spawn(files::watch(Arc::clone(&worker), config.connectors.clone(), problems, stop.clone()));
 
     let mut group = JoinSet::new();
@@ -154,21 +162,41 @@ async fn stop_all(
     }
 }
 
-/// The log that is configured, and the registry that keeps its schemas in it.
-async fn open_log(config: &WorkerConfig) -> Result<(Arc<dyn TopicLog>, Arc<BuiltinRegistry>), DaemonError> {
-    match &config.topic_log {
+/// What the worker stands on.
+struct Opened {
+    log: Arc<dyn TopicLog>,
+    /// The registry for tasks.
+    registry: Arc<dyn SchemaRegistry>,
+    /// Who has the schemas.
+    schemas: Schemas,
+}
+
+/// The log that is configured, and the registry: its own or an external one, which need not answer yet.
+async fn open(config: &WorkerConfig) -> Result<Opened, DaemonError> {
+    let external = config.schema_registry.plan().map_err(DaemonError::RegistrySettings)?;
+    let (log, kafka): (Arc<dyn TopicLog>, _) = match &config.topic_log {
         TopicLogConfig::Embedded(settings) => {
-            let log: Arc<dyn TopicLog> = EmbeddedLog::open(embedded(settings, &config.data_dir)).await?;
-            let registry = BuiltinRegistry::open(Arc::clone(&log)).await?;
-            Ok((log, registry))
+            (EmbeddedLog::open(embedded(settings, &config.data_dir)).await?, None)
         }
         TopicLogConfig::Kafka(settings) => {
-            let log = KafkaLog::open((**settings).clone()).await?;
-            let topic = log.schemas_topic(&config.schema_registry.topic).await?;
-            let registry = BuiltinRegistry::open_topic(topic).await?;
-            Ok((log, registry))
+            let kafka = KafkaLog::open((**settings).clone()).await?;
+            (Arc::clone(&kafka) as Arc<dyn TopicLog>, Some(kafka))
         }
+    };
+    if let Some(plan) = external {
+        let registry = ConfluentRegistry::new(plan);
+        let origins = registry.origins();
+        tracing::info!(registry = origins, "schemas are in an external registry");
+        return Ok(Opened { log, registry, schemas: Schemas::External(origins) });
     }
+    let registry = match kafka {
+        None => BuiltinRegistry::open(Arc::clone(&log)).await?,
+        Some(kafka) => {
+            BuiltinRegistry::open_topic(kafka.schemas_topic(&config.schema_registry.topic).await?).await?
+        }
+    };
+    let schemas = Schemas::Builtin(Arc::clone(&registry));
+    Ok(Opened { log, registry, schemas })
 }
 
 fn embedded(log: &EmbeddedLogConfig, data_dir: &Path) -> EmbeddedConfig {
@@ -180,6 +208,15 @@ fn embedded(log: &EmbeddedLogConfig, data_dir: &Path) -> EmbeddedConfig {
         retention_bytes: log.retention_size.map(|s| s.0),
         ..EmbeddedConfig::new(data_dir.join("log"))
     }
+}
+
+/// Connect's worker id: where others find this worker, as far as it knows.
+fn worker_id(bound: SocketAddr) -> String {
+    if !bound.ip().is_unspecified() {
+        return bound.to_string();
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", bound.port())
 }
 
 /// Waits for SIGTERM or SIGINT; answers its name.

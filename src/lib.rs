@@ -8,7 +8,7 @@
 //! | [`task`] | one task's life: supervision, the source loop, the sink loop |
 //! | [`pipeline`] | changes to Avro records and back; tolerance and dead letters |
 //! | [`topic_log`] | the spine: records and offsets, committed together |
-//! | [`schema_registry`] | Confluent's registry, built in |
+//! | [`schema_registry`] | Confluent's registry: built in, and the client of an external one |
 //! | [`telemetry`] | every metric name; log lines |
 //! | [`admin`] | HTTP: Kafka Connect's REST API, health, metrics, topics |
 //! | [`cli`] | one file per subcommand |

@@ -12,10 +12,11 @@ use std::{
 use serde_json::Value;
 
 /// Crates that are no connector and may be used by connectors.
-const SHARED: &[&str] = &["rowstream-api"];
+const SHARED: &[&str] = &["rowstream-api", "rowstream-http"];
 /// What each shared crate of the workspace may use of the workspace.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("rowstream-api", &[]),
+    ("rowstream-http", &[]),
     ("rowstream-avro", &["rowstream-api"]),
     ("rowstream-transforms", &["rowstream-api"]),
     ("rowstream-testkit", &["rowstream-api"]),

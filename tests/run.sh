@@ -57,6 +57,9 @@ up "$ROWSTREAM_TEST_POSTGRES"
 say "starting Kafka"
 bash tests/services/kafka.sh up
 
+say "starting a schema registry"
+sh tests/services/registry.sh shared up
+
 # What a killed test process left behind holds slots and WAL: everything named for a process that is gone goes.
 leftovers() {
     local psql=(sh tests/services/postgres.sh "$1" client psql -XAtq -d postgres) kind name
@@ -70,6 +73,11 @@ leftovers() {
     done
 }
 leftovers 15
+# Registries of single tests go too.
+for left in "$ROWSTREAM_SERVICES"/registry-*-[0-9]*.run; do
+    name=${left##*/registry-} name=${name%.run}
+    if [ -d "$left" ] && [ ! -d "/proc/${name##*-}" ]; then sh tests/services/registry.sh "$name" wipe; fi
+done
 
 say "building and running the tests"
 status=0

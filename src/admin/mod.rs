@@ -39,7 +39,7 @@ use axum::{
 };
 
 use crate::{
-    schema_registry::{self, BuiltinRegistry},
+    schema_registry::{self, Schemas},
     telemetry::logging::LogLevels,
     worker::{Worker, files::FileProblems},
 };
@@ -56,7 +56,7 @@ pub struct AdminState {
     /// Connectors.
     pub worker: Arc<Worker>,
     /// Schemas.
-    pub registry: Arc<BuiltinRegistry>,
+    pub schemas: Schemas,
     /// Connector files that are not in force.
     pub problems: FileProblems,
     /// Levels of log lines.
@@ -69,7 +69,7 @@ pub struct AdminState {
 
 /// All routes, from the root.
 pub fn router(state: AdminState) -> Router {
-    let registry = schema_registry::rest::router(Arc::clone(&state.registry));
+    let registry = schema_registry::rest::router_of(&state.schemas);
     Router::new()
         .merge(connector_routes())
         .route("/", get(health::root))

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use super::exit::Failure;
+pub(super) use crate::schema_registry::path_segment as segment;
 
 /// A daemon on this machine accepts at once; one behind a network needs a moment.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -169,20 +170,6 @@ impl Answer {
         }
         Ok(None)
     }
-}
-
-/// A name as one segment of a path.
-#[must_use]
-pub(super) fn segment(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// A text member of an answer; empty when it is not there.

@@ -29,6 +29,7 @@ use crate::{
     admin::check,
     config::WorkerConfig,
     registry::Plan,
+    schema_registry::ConfluentRegistry,
     worker::{Exclusive, files},
 };
 
@@ -78,15 +79,16 @@ struct Report {
 /// Prints what is wrong, and with which promise each connector would run.
 pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let mut reports = vec![Report::new(&args.config)];
+    let mut registry = None;
     let connectors = match WorkerConfig::load(&args.config) {
-        Ok(config) => match files::list(&config.connectors) {
-            Ok(files) => files,
-            Err(error) => {
+        Ok(config) => {
+            registry = config.schema_registry.plan().ok().flatten().map(ConfluentRegistry::new);
+            files::list(&config.connectors).unwrap_or_else(|error| {
                 let message = format!("can't list {}: {error}", config.connectors.display());
                 reports.push(worker_problem(&args.config, "connectors", message));
                 Vec::new()
-            }
-        },
+            })
+        }
         Err(errors) => {
             if let Some(worker) = reports.first_mut() {
                 worker.take(&errors);
@@ -104,6 +106,9 @@ pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<
         reports.push(worker_problem(&args.config, "", format!("there is no connector `{name}`")));
     }
     if !args.offline {
+        if let (Some(registry), Some(worker)) = (registry, reports.first_mut()) {
+            probe(&registry, worker).await;
+        }
         let wanted = |r: &&mut Report| args.connectors.is_empty() || args.connectors.contains(&r.name);
         join_all(reports.iter_mut().filter(wanted).map(look)).await;
     }
@@ -175,6 +180,14 @@ fn cross_check(reports: &mut [Report]) {
         if let Err(error) = exclusive.claim(&report.name, &resources) {
             report.failed(&error);
         }
+    }
+}
+
+/// Asks the external registry for something small.
+async fn probe(registry: &ConfluentRegistry, worker: &mut Report) {
+    worker.looked = true;
+    if let Err(error) = registry.probe().await {
+        worker.failed(&error.into_failure("ask the schema registry".to_owned()));
     }
 }
 

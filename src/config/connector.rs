@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::spec;
+use crate::schema_registry::SubjectStrategy;
 
 /// A connector as typed, placeholders and all.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,8 @@ pub struct ConnectorSpec {
     pub errors: ErrorPolicy,
     /// How failed tasks are restarted.
     pub restart: RestartPolicy,
+    /// How its subjects are named; as the worker says when absent.
+    pub subjects: Option<SubjectStrategy>,
     /// The connector's own settings, nested, unresolved.
     pub config: Map<String, Value>,
     /// The whole document as typed, nested, for showing.
@@ -117,6 +120,13 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
         None,
         "Topics that a sink reads: names, and patterns with `*`.",
         "[\"shop.public.*\"]",
+    ),
+    FieldDoc::optional(
+        "subject_strategy",
+        FieldKind::Choice(SubjectStrategy::WORDS),
+        None,
+        "How a source's subjects are named in the schema registry; as `schema_registry.subject_strategy` of worker.yaml says when not given.",
+        "topic_record",
     ),
     FieldDoc::optional(
         "errors.tolerance",
@@ -223,6 +233,7 @@ impl ConnectorSpec {
                 .unwrap_or_default(),
             errors: policy,
             restart,
+            subjects: frame.get("subject_strategy").and_then(|word| SubjectStrategy::deserialize(word).ok()),
             config,
             document: whole,
         })

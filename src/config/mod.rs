@@ -12,4 +12,4 @@ pub mod worker;
 
 pub use connector::{ConnectorSpec, ErrorPolicy, RestartPolicy, Tolerance};
 pub use topic_log::{EmbeddedLogConfig, TopicLogConfig};
-pub use worker::{RegistryConfig, WorkerConfig};
+pub use worker::WorkerConfig;

@@ -18,6 +18,7 @@ use super::{
     secrets, spec,
     topic_log::{self, TopicLogConfig},
 };
+use crate::schema_registry::{SubjectStrategy, confluent::SchemaRegistryConfig};
 
 /// Everything the process itself needs to know.
 #[derive(Debug, Clone, Deserialize)]
@@ -32,7 +33,7 @@ pub struct WorkerConfig {
     pub topic_log: TopicLogConfig,
     /// The schema registry.
     #[serde(default)]
-    pub schema_registry: RegistryConfig,
+    pub schema_registry: SchemaRegistryConfig,
     /// The admin server.
     #[serde(default)]
     pub admin: AdminConfig,
@@ -42,20 +43,6 @@ pub struct WorkerConfig {
     /// A task that neither commits nor waits for input for this long is reported as stalled.
     #[serde(default = "default_stall_timeout", deserialize_with = "units::duration")]
     pub stall_timeout: Duration,
-}
-
-/// `schema_registry`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub struct RegistryConfig {
-    /// Where the built-in registry keeps its schemas on Kafka.
-    pub topic: String,
-}
-
-impl Default for RegistryConfig {
-    fn default() -> Self {
-        Self { topic: "_schemas".to_owned() }
-    }
 }
 
 /// `admin`.
@@ -269,10 +256,80 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
     ),
     FieldDoc::optional(
         "schema_registry.type",
-        FieldKind::Choice(&["builtin"]),
+        FieldKind::Choice(&["builtin", "confluent"]),
         Some("builtin"),
-        "The schema registry: `builtin`, served under the admin address.",
-        "builtin",
+        "The schema registry: `builtin`, served under the admin address, or `confluent`, a server with Confluent's REST API.",
+        "confluent",
+    ),
+    FieldDoc::optional(
+        "schema_registry.url",
+        FieldKind::List,
+        None,
+        "Base address of the external registry, or several of the same registry: when one does not answer, the next one is asked.",
+        "https://registry.example.com:8081",
+    ),
+    FieldDoc::optional(
+        "schema_registry.subject_strategy",
+        FieldKind::Choice(SubjectStrategy::WORDS),
+        Some("topic"),
+        "How subjects are named: `topic` (`<topic>-key` and `<topic>-value`; Confluent's TopicNameStrategy), `record` (the record's full name; RecordNameStrategy) or `topic_record` (`<topic>-<record>`; TopicRecordNameStrategy). A connector can have its own.",
+        "record",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auto_register",
+        FieldKind::Bool,
+        Some("true"),
+        "Whether new schemas are registered. With `false` they are only looked up, and a task whose schema nobody has registered fails and says which.",
+        "false",
+    ),
+    FieldDoc::optional(
+        "schema_registry.timeout",
+        FieldKind::Duration,
+        Some("10s"),
+        "Longest wait for one answer of the external registry, connecting included. A task that got none is shown as RETRYING and tries again until there is one.",
+        "5s",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.user",
+        FieldKind::Text,
+        None,
+        "User of HTTP basic authentication; Confluent Cloud calls it the API key.",
+        "rowstream",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.password",
+        FieldKind::Secret,
+        None,
+        "Password of that user.",
+        "${env:REGISTRY_PASSWORD}",
+    ),
+    FieldDoc::optional(
+        "schema_registry.auth.token",
+        FieldKind::Secret,
+        None,
+        "Bearer token, in place of user and password.",
+        "${file:/run/secrets/registry-token}",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.ca_file",
+        FieldKind::Text,
+        None,
+        "PEM file of the authorities that may sign the registry's certificate; the system's when not given.",
+        "/etc/ssl/registry-ca.pem",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.cert_file",
+        FieldKind::Text,
+        None,
+        "PEM file of our own certificate and those between it and its authority, for registries that want one (mTLS).",
+        "/etc/rowstream/client.pem",
+    ),
+    FieldDoc::optional(
+        "schema_registry.tls.key_file",
+        FieldKind::Text,
+        None,
+        "PEM file of the key of that certificate.",
+        "/etc/rowstream/client.key",
     ),
     FieldDoc::optional(
         "schema_registry.topic",
@@ -319,7 +376,7 @@ impl WorkerConfig {
             }
         };
         let resolved = secrets::resolve(&document, &secrets::process_environment, &mut errors);
-        let mut typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
+        let typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
         if let Some(Value::String(listen)) = spec::lookup(&typed, "admin.listen")
             && listen.parse::<SocketAddr>().is_err()
         {
@@ -348,6 +405,8 @@ impl WorkerConfig {
         config.topic_log = topic_log;
         config.data_dir = base.join(&config.data_dir);
         config.connectors = base.join(&config.connectors);
+        config.schema_registry.relative_to(base);
+        config.schema_registry.plan()?;
         Ok(config)
     }
 }

@@ -82,11 +82,14 @@ impl RecordDecoder {
         }
         let text = match self.registry.schema(id).await {
             Ok(text) => text,
-            Err(error @ RegistryError::Unavailable(_)) => {
-                return Err(ConnectorError::transient("REGISTRY_UNAVAILABLE", format!("fetch schema {id}"))
-                    .because(error));
+            Err(error @ (RegistryError::Unavailable { .. } | RegistryError::Refused { .. })) => {
+                return Err(error.into_failure(format!("fetch schema {id}")));
             }
-            Err(error) => {
+            Err(
+                error @ (RegistryError::Invalid(_)
+                | RegistryError::NotFound(_)
+                | RegistryError::Incompatible(_)),
+            ) => {
                 return Ok(Err(RecordError::new(
                     stage,
                     "SCHEMA_UNKNOWN",

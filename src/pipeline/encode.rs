@@ -23,7 +23,7 @@ use rowstream_avro::{AvroDecoder, EnvelopePlan, Event, put_frame_header, to_avro
 
 use super::partition::partition_of;
 use crate::{
-    schema_registry::{RegistryError, SchemaRegistry},
+    schema_registry::{Part, SchemaRegistry, SubjectStrategy},
     topic_log::{LogWriter, RecordBatchBuilder, TopicBatch, batch::Header},
 };
 
@@ -124,6 +124,7 @@ struct Table {
 /// Encodes changes of one source task. Not shared.
 pub struct EventEncoder {
     registry: Arc<dyn SchemaRegistry>,
+    subjects: SubjectStrategy,
     tables: HashMap<usize, Table>,
     common: Vec<(String, Vec<u8>)>,
     scratch: Scratch,
@@ -146,12 +147,17 @@ enum Pause {
 impl EventEncoder {
     /// An encoder for one run of a task; `run_id` goes into every record's context headers.
     #[must_use]
-    pub fn new(registry: Arc<dyn SchemaRegistry>, task: usize, run_id: &str) -> Self {
+    pub fn new(
+        registry: Arc<dyn SchemaRegistry>,
+        subjects: SubjectStrategy,
+        task: usize,
+        run_id: &str,
+    ) -> Self {
         let common = vec![
             ("__debezium.context.taskId".to_owned(), task.to_string().into_bytes()),
             ("__debezium.context.runId".to_owned(), run_id.as_bytes().to_vec()),
         ];
-        Self { registry, tables: HashMap::new(), common, scratch: Scratch::default() }
+        Self { registry, subjects, tables: HashMap::new(), common, scratch: Scratch::default() }
     }
 
     /// Encodes the changes from ordinal `from` on into `group`.
@@ -230,10 +236,10 @@ impl EventEncoder {
         }
         let topic = &schema.topic;
         let key_id = match &schema.key {
-            Some(key) => Some(self.register(&format!("{topic}-key"), &to_avro_json(key)).await?),
+            Some(key) => Some(self.register(topic, Part::Key, &to_avro_json(key)).await?),
             None => None,
         };
-        let value_id = self.register(&format!("{topic}-value"), &to_avro_json(&schema.envelope)).await?;
+        let value_id = self.register(topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
         let count = writer.partitions(topic).await.map_err(log_error)?;
         let partitions = (0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect();
         let plan = EnvelopePlan::compile(&schema);
@@ -243,23 +249,12 @@ impl EventEncoder {
         Ok(())
     }
 
-    async fn register(&self, subject: &str, schema: &str) -> Result<u32, ConnectorError> {
-        self.registry.register(subject, schema).await.map_err(|error| match error {
-            RegistryError::Unavailable(_) => {
-                ConnectorError::transient("REGISTRY_UNAVAILABLE", format!("register a schema under `{subject}`")).because(error)
-            }
-            RegistryError::Incompatible { .. } => {
-                ConnectorError::fatal("SCHEMA_INCOMPATIBLE", format!("register a schema under `{subject}`"))
-                    .because(error)
-                    .remedy(format!(
-                        "the table changed in a way that readers of `{subject}` can't follow; either set another compatibility level \
-                         (PUT /config/{subject} {{\"compatibility\":\"NONE\"}}) or change the table back, then restart the task"
-                    ))
-            }
-            RegistryError::Invalid(_) | RegistryError::NotFound(_) => {
-                ConnectorError::fatal("SCHEMA_INVALID", format!("register a schema under `{subject}`")).because(error)
-            }
-        })
+    async fn register(&self, topic: &str, part: Part, schema: &str) -> Result<u32, ConnectorError> {
+        let subject = self.subjects.subject(topic, part, schema).map_err(|problem| {
+            ConnectorError::config("SUBJECT_STRATEGY", format!("name the subject of a schema: {problem}"))
+        })?;
+        let attempt = || format!("register a schema under `{subject}`");
+        self.registry.register(&subject, schema).await.map_err(|error| error.into_failure(attempt()))
     }
 }
 

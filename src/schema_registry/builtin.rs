@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Level, Refusal, RegistryError, SchemaRegistry,
+    Conflict, Level, Refusal, RegistryError, SchemaDiff, SchemaRegistry,
     catalog::{Catalog, Edit, Entry},
     compatibility::{self, Incompatible},
     confluent_topic::TopicStored,
@@ -376,6 +376,34 @@ impl SchemaRegistry for BuiltinRegistry {
             Ok(self.schema_text(id)?)
         })
     }
+    fn look_up<'a>(
+        &'a self,
+        subject: &'a str,
+        schema: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SubjectVersion>, RegistryError>> {
+        Box::pin(async move { found(self.look_up(subject, schema, Deleted::Hidden)) })
+    }
+    fn latest<'a>(
+        &'a self,
+        subject: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SubjectVersion>, RegistryError>> {
+        Box::pin(async move { found(self.version(subject, VersionChoice::Latest, Deleted::Hidden)) })
+    }
+    fn check<'a>(&'a self, subject: &'a str, schema: &'a str) -> BoxFuture<'a, Result<(), RegistryError>> {
+        Box::pin(async move {
+            let schema = SchemaText::parse(schema)?;
+            Ok(self.read(|catalog| check_level(catalog, subject, &schema))?)
+        })
+    }
+}
+
+/// Not to be there is an answer, not an error.
+fn found(answer: Result<SubjectVersion, Refusal>) -> Result<Option<SubjectVersion>, RegistryError> {
+    match answer {
+        Ok(version) => Ok(Some(version)),
+        Err(Refusal::SubjectNotFound(_) | Refusal::SchemaNotFound(_)) => Ok(None),
+        Err(refusal) => Err(refusal.into()),
+    }
 }
 
 fn present(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<u32> {
@@ -384,9 +412,15 @@ fn present(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<u32>
 }
 
 fn check_level(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Result<(), Refusal> {
-    first_clash(catalog, subject, schema).map_or(Ok(()), |found| {
-        Err(Refusal::Incompatible { subject: subject.to_owned(), level: catalog.level(subject), found })
-    })
+    let Some(found) = first_clash(catalog, subject, schema) else { return Ok(()) };
+    let (old, _) = catalog.version(subject, VersionChoice::Exactly(found.version), Deleted::Hidden)?;
+    Err(Refusal::Incompatible(Box::new(Conflict {
+        subject: subject.to_owned(),
+        version: Some(found.version),
+        level: Some(catalog.level(subject)),
+        reason: found.reason,
+        diff: SchemaDiff::between(&stored_json(&old.schema)?, &schema.json),
+    })))
 }
 
 fn first_clash(catalog: &Catalog, subject: &str, schema: &SchemaText) -> Option<Incompatible> {

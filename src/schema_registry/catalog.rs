@@ -51,7 +51,7 @@ pub(super) struct Entry {
 }
 
 /// A version as Confluent answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubjectVersion {
     /// Subject.
     pub subject: String,

@@ -1,6 +1,6 @@
 //! Why the built-in registry says no, with Confluent's code for each reason.
 
-use super::{RegistryError, compatibility::Incompatible};
+use super::{Conflict, RegistryError, error::write_diff};
 
 /// One refusal. `Display` is the `message` of the REST body.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,18 +36,8 @@ pub enum Refusal {
     #[error("Subject '{0}' does not have subject-level mode configured")]
     NoSubjectMode(String),
     /// 409
-    #[error(
-        "Schema being registered is incompatible with version {} of subject \"{subject}\" under compatibility \
-         level {level}: {}", found.version, found.reason
-    )]
-    Incompatible {
-        /// Subject.
-        subject: String,
-        /// The level that was applied.
-        level: super::Level,
-        /// Which version it clashes with, and why.
-        found: Incompatible,
-    },
+    #[error("{}", incompatible(.0))]
+    Incompatible(Box<Conflict>),
     /// 400: the request itself cannot be read.
     #[error("{0}")]
     BadRequest(String),
@@ -72,6 +62,9 @@ pub enum Refusal {
     /// 42208
     #[error("The specified subject '{0}' is not valid: it is empty or holds control characters")]
     InvalidSubject(String),
+    /// 404: the schemas are in an external registry.
+    #[error("The schemas of this worker are in the external registry at {0}: ask there.")]
+    Elsewhere(String),
     /// 50001: the log could not read or store it.
     #[error("Error in the backend data store: {0}")]
     Store(String),
@@ -91,8 +84,9 @@ impl Refusal {
             Self::VersionNotDeleted(..) => 40407,
             Self::NoSubjectLevel(_) => 40408,
             Self::NoSubjectMode(_) => 40409,
-            Self::Incompatible { .. } => 409,
+            Self::Incompatible(_) => 409,
             Self::BadRequest(_) => 400,
+            Self::Elsewhere(_) => 404,
             Self::InvalidSchema(_) => 42201,
             Self::InvalidVersion(_) => 42202,
             Self::InvalidLevel(_) => 42203,
@@ -106,11 +100,9 @@ impl Refusal {
 impl From<Refusal> for RegistryError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Incompatible { subject, level: _, found } => {
-                Self::Incompatible { subject, version: found.version, reason: found.reason }
-            }
+            Refusal::Incompatible(conflict) => Self::Incompatible(conflict),
             Refusal::InvalidSchema(reason) => Self::Invalid(reason),
-            Refusal::Store(reason) => Self::Unavailable(reason),
+            Refusal::Store(what) => Self::Unavailable { what, remedy: None },
             Refusal::SubjectNotFound(_)
             | Refusal::VersionNotFound(_)
             | Refusal::IdNotFound(_)
@@ -122,10 +114,24 @@ impl From<Refusal> for RegistryError {
             | Refusal::NoSubjectLevel(_)
             | Refusal::NoSubjectMode(_)
             | Refusal::BadRequest(_)
+            | Refusal::Elsewhere(_)
             | Refusal::InvalidVersion(_)
             | Refusal::InvalidLevel(_)
             | Refusal::NotImporting(_)
             | Refusal::InvalidSubject(_) => Self::NotFound(refusal.to_string()),
         }
     }
+}
+
+/// Confluent's sentence, and what changed.
+fn incompatible(conflict: &Conflict) -> String {
+    let Conflict { subject, version, level, reason, diff } = conflict;
+    let version = version.map(|version| format!("version {version} of ")).unwrap_or_default();
+    let level = level.map(|level| format!(" under compatibility level {level}")).unwrap_or_default();
+    let mut text = format!(
+        "Schema being registered is incompatible with {version}subject \"{subject}\"{level}: {reason}"
+    );
+    // Writing to a text does not fail.
+    write_diff(&mut text, conflict.version, diff).unwrap_or_default();
+    text
 }

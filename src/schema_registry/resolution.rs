@@ -71,13 +71,13 @@ pub fn can_read(writer: &Value, reader: &Value) -> Result<(), Difference> {
 
 /// A schema and the namespace around it.
 #[derive(Clone)]
-struct Node<'a> {
+pub(super) struct Node<'a> {
     json: &'a Value,
     namespace: String,
 }
 
 /// What a schema is, with references followed.
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     Primitive(&'a str),
     Array(Node<'a>),
     Map(Node<'a>),
@@ -88,14 +88,15 @@ enum Kind<'a> {
 
 /// A definition.
 #[derive(Clone)]
-struct Named<'a> {
-    sort: &'a str,
-    name: String,
-    json: &'a Map<String, Value>,
+pub(super) struct Named<'a> {
+    pub(super) sort: &'a str,
+    pub(super) name: String,
+    pub(super) json: &'a Map<String, Value>,
     namespace: String,
 }
 
-struct Names<'a>(HashMap<String, Named<'a>>);
+/// The definitions of one schema, by full name.
+pub(super) struct Names<'a>(HashMap<String, Named<'a>>);
 
 struct Resolver<'a> {
     writers: &'a Names<'a>,
@@ -107,7 +108,7 @@ struct Resolver<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn root(json: &'a Value) -> Self {
+    pub(super) fn root(json: &'a Value) -> Self {
         Self { json, namespace: String::new() }
     }
     fn inside(&self, json: &'a Value) -> Self {
@@ -129,7 +130,7 @@ impl<'a> Named<'a> {
         let namespace = name.rsplit_once('.').map(|(space, _)| space.to_owned()).unwrap_or_default();
         Some(Self { sort, name, json, namespace })
     }
-    fn fields(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field<'a>> + use<'a> {
         let namespace = self.namespace.clone();
         self.list("fields").iter().filter_map(move |field| {
             let json = field.as_object()?;
@@ -140,8 +141,12 @@ impl<'a> Named<'a> {
     fn list(&self, member: &str) -> &'a [Value] {
         self.json.get(member).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
-    fn symbols(&self) -> impl Iterator<Item = &'a str> {
+    pub(super) fn symbols(&self) -> impl Iterator<Item = &'a str> {
         self.list("symbols").iter().filter_map(Value::as_str)
+    }
+    /// Bytes of a fixed.
+    pub(super) fn size(&self) -> u64 {
+        self.json.get("size").and_then(Value::as_u64).unwrap_or_default()
     }
     /// As the reader: the unqualified name, or an alias of the whole.
     fn answers_to(&self, writer: &Named<'_>) -> bool {
@@ -155,10 +160,11 @@ impl<'a> Named<'a> {
     }
 }
 
-struct Field<'a> {
-    name: &'a str,
-    json: &'a Map<String, Value>,
-    schema: Node<'a>,
+/// A field of a record.
+pub(super) struct Field<'a> {
+    pub(super) name: &'a str,
+    pub(super) json: &'a Map<String, Value>,
+    pub(super) schema: Node<'a>,
 }
 
 impl<'a> Field<'a> {
@@ -169,7 +175,7 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(root: &'a Value) -> Self {
+    pub(super) fn of(root: &'a Value) -> Self {
         let mut names = Self(HashMap::new());
         names.collect(&Node::root(root));
         names
@@ -187,7 +193,7 @@ impl<'a> Names<'a> {
             }
         }
     }
-    fn kind(&self, node: &Node<'a>) -> Kind<'a> {
+    pub(super) fn kind(&self, node: &Node<'a>) -> Kind<'a> {
         match node.json {
             Value::String(name) => self.reference(name, &node.namespace),
             Value::Array(branches) => Kind::Union(branches.iter().map(|b| node.inside(b)).collect()),
@@ -212,7 +218,7 @@ impl<'a> Names<'a> {
         self.0.get(&full).or_else(|| self.0.get(name)).cloned().map_or(Kind::Unknown(full), Kind::Named)
     }
     /// For people: `int`, `record shop.Value`, `array of string`, `[null, int]`.
-    fn describe(&self, kind: &Kind<'a>) -> String {
+    pub(super) fn describe(&self, kind: &Kind<'a>) -> String {
         match kind {
             Kind::Primitive(name) => (*name).to_owned(),
             Kind::Array(items) => format!("array of {}", self.describe(&self.kind(items))),
@@ -226,7 +232,7 @@ impl<'a> Names<'a> {
         }
     }
     /// The kind, or the only branch beside null.
-    fn without_null(&self, kind: Kind<'a>) -> Kind<'a> {
+    pub(super) fn without_null(&self, kind: Kind<'a>) -> Kind<'a> {
         let Kind::Union(branches) = kind else { return kind };
         let mut others: Vec<_> =
             branches.iter().map(|b| self.kind(b)).filter(|k| !matches!(k, Kind::Primitive("null"))).collect();
@@ -409,8 +415,7 @@ fn enum_symbols(writer: &Named<'_>, reader: &Named<'_>) -> Result<(), Difference
 }
 
 fn fixed_size(writer: &Named<'_>, reader: &Named<'_>) -> Result<(), Difference> {
-    let size = |named: &Named<'_>| named.json.get("size").and_then(Value::as_u64).unwrap_or_default();
-    let (writer, reader) = (size(writer), size(reader));
+    let (writer, reader) = (writer.size(), reader.size());
     if writer == reader { Ok(()) } else { Err(at("", Mismatch::Size { writer, reader })) }
 }
 
@@ -419,7 +424,7 @@ fn at(path: &str, mismatch: Mismatch) -> Difference {
 }
 
 /// `after` and `price` make `after.price`; `tags` and `[]` make `tags[]`.
-fn join(outer: &str, inner: &str) -> String {
+pub(super) fn join(outer: &str, inner: &str) -> String {
     match (outer, inner) {
         ("", _) => inner.to_owned(),
         (_, "") => outer.to_owned(),

@@ -11,13 +11,13 @@ use axum::{
     extract::{Path, Query, State, rejection::PathRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    BuiltinRegistry, Level, Refusal,
+    BuiltinRegistry, Level, Refusal, Schemas,
     builtin::{Deleted, Deletion, VersionChoice},
 };
 
@@ -49,6 +49,26 @@ pub fn router(registry: Arc<BuiltinRegistry>) -> Router {
         .route("/mode", get(global_mode))
         .route("/mode/{subject}", get(mode))
         .with_state(registry)
+}
+
+/// The routes of whoever has the schemas. An external registry is not passed through: its credentials are ours, and whoever can
+/// reach this server is not us.
+pub fn router_of(schemas: &Schemas) -> Router {
+    match schemas {
+        Schemas::Builtin(registry) => router(Arc::clone(registry)),
+        Schemas::External(origins) => {
+            let origins: Arc<str> = origins.as_str().into();
+            let elsewhere =
+                move || std::future::ready(Refusal::Elsewhere(origins.to_string()).into_response());
+            ["/schemas", "/subjects", "/compatibility", "/config", "/mode"].into_iter().fold(
+                Router::new(),
+                |router, path| {
+                    let below = format!("{path}/{{*below}}");
+                    router.route(path, any(elsewhere.clone())).route(&below, any(elsewhere.clone()))
+                },
+            )
+        }
+    }
 }
 
 /// A body with status 200.

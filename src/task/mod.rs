@@ -13,7 +13,7 @@ use rowstream_api::{ConnectorError, TaskContext};
 
 use crate::{
     config::ErrorPolicy,
-    schema_registry::SchemaRegistry,
+    schema_registry::{SchemaRegistry, SubjectStrategy},
     topic_log::{CommitError, LogError, TopicLog},
 };
 
@@ -23,6 +23,8 @@ pub struct TaskShared {
     pub log: Arc<dyn TopicLog>,
     /// The registry.
     pub registry: Arc<dyn SchemaRegistry>,
+    /// How it names subjects.
+    pub subjects: SubjectStrategy,
     /// Name of the connector.
     pub connector: String,
     /// Number of the task.

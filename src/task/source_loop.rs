@@ -97,7 +97,7 @@ impl SourceTaskRun {
         let mut run = SourceLoop {
             source,
             writer,
-            encoder: EventEncoder::new(Arc::clone(&shared.registry), shared.task, &run_id),
+            encoder: EventEncoder::new(Arc::clone(&shared.registry), shared.subjects, shared.task, &run_id),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),
                 shared.policy.clone(),

@@ -394,6 +394,7 @@ impl Actor {
         let shared = |task: usize| TaskShared {
             log: Arc::clone(&self.context.log),
             registry: Arc::clone(&self.context.registry),
+            subjects: spec.subjects.unwrap_or(self.context.subjects),
             connector: spec.name.clone(),
             task,
             policy: spec.errors.clone(),

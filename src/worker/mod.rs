@@ -28,7 +28,7 @@ pub use connector::{ConnectorView, Origin, TargetState, TaskView};
 use crate::{
     config::ConnectorSpec,
     registry::{self, PluginKind},
-    schema_registry::SchemaRegistry,
+    schema_registry::{SchemaRegistry, SubjectStrategy},
     task::sink_loop::group_of,
     telemetry::metrics::Metrics,
     topic_log::{LogError, TopicLog},
@@ -60,6 +60,8 @@ pub struct WorkerContext {
     pub log: Arc<dyn TopicLog>,
     /// The registry.
     pub registry: Arc<dyn SchemaRegistry>,
+    /// How connectors name subjects that do not say it themselves.
+    pub subjects: SubjectStrategy,
     /// The meters.
     pub metrics: Metrics,
     /// Longest graceful stop of a task.

@@ -19,6 +19,7 @@ mod ledger;
 mod lifecycle;
 mod oracle;
 mod python;
+mod registry;
 mod support;
 mod takeover;
 mod workload;

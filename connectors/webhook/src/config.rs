@@ -6,18 +6,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hyper::{
-    Uri,
-    header::{HeaderName, HeaderValue},
-};
+use hyper::header::{HeaderName, HeaderValue};
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, Secret};
+use rowstream_http::Target;
 use serde::Deserialize;
 
-use crate::{
-    connect::{Scheme, Target},
-    retry::RetryPolicy,
-    sign::SigningKey,
-};
+use crate::{retry::RetryPolicy, sign::SigningKey};
 
 /// What the user typed.
 #[derive(Deserialize)]
@@ -315,35 +309,7 @@ fn check_duration(errors: &mut ConfigErrors, field: &str, duration: Duration) {
 }
 
 fn parse_url(text: &str) -> Result<Target, String> {
-    let expected = "expected a URL such as `https://example.com/hook`";
-    let uri: Uri = text.trim().parse().map_err(|_| format!("{expected}; this is not a valid one"))?;
-    let scheme = match uri.scheme_str() {
-        Some("https") => Scheme::Https,
-        Some("http") => Scheme::Http,
-        Some(other) => return Err(format!("{expected}; the scheme `{other}` is neither http nor https")),
-        None => return Err(format!("{expected}; the scheme is missing")),
-    };
-    let authority = uri.authority().ok_or_else(|| format!("{expected}; the host is missing"))?;
-    if authority.as_str().contains('@') {
-        return Err("must not hold a user or password; put them into `headers.authorization`".to_owned());
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() {
-        return Err(format!("{expected}; the host is missing"));
-    }
-    // `Uri` reads a port that is no port as none at all.
-    if authority.as_str() != authority.host() && authority.port_u16().is_none_or(|port| port == 0) {
-        return Err(format!("{expected}; the port is not a number from 1 to 65535"));
-    }
-    let port = authority.port_u16().unwrap_or(match scheme {
-        Scheme::Http => 80,
-        Scheme::Https => 443,
-    });
-    let host_header = HeaderValue::from_str(authority.as_str())
-        .map_err(|_| format!("{expected}; the host holds characters that HTTP does not allow"))?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let path = if path.starts_with('/') { path } else { format!("/{path}") };
-    Ok(Target { scheme, host: host.into(), port, host_header, path: path.into() })
+    Target::parse(text, "https://example.com/hook", "`headers.authorization`")
 }
 
 /// Headers that say what the request is, or frame it; a user's value would make deliveries unverifiable or broken.

@@ -2,8 +2,7 @@
 
 use hyper::StatusCode;
 use rowstream_api::{ConnectorError, RecordError, Stage};
-
-use crate::connect::{ConnectFailure, Target};
+use rowstream_http::{ConnectFailure, SetupError, Target};
 
 /// A 4xx that no further attempt would change.
 pub(crate) fn refused(status: StatusCode) -> RecordError {
@@ -67,6 +66,14 @@ pub(crate) fn unreachable(target: &Target, failure: ConnectFailure) -> Connector
     ConnectorError::transient("WEBHOOK_UNREACHABLE", format!("connect to {}", target.origin()))
         .remedy(remedy)
         .because(failure)
+}
+
+/// What is said when no connection could even be tried.
+pub(crate) fn setup(error: SetupError) -> ConnectorError {
+    match error {
+        SetupError::HostName(_) => ConnectorError::config("WEBHOOK_URL", format!("`url`: {error}")),
+        SetupError::Tls(error) => ConnectorError::fatal("WEBHOOK_TLS", "set up TLS").because(error),
+    }
 }
 
 /// `503 Service Unavailable`: the number and the standard's words, not the receiver's.

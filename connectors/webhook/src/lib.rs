@@ -18,7 +18,6 @@
 pub mod body;
 mod completed;
 mod config;
-mod connect;
 mod error;
 mod lanes;
 mod pace;

@@ -2,12 +2,14 @@
 //! the only request that a webhook understands is a delivery.
 
 use rowstream_api::ConnectorError;
+use rowstream_http::{Connector, Trust};
 
-use crate::{config::Plan, connect::Connector, error};
+use crate::{config::Plan, error};
 
 /// Answers whether the endpoint can be reached.
 pub(crate) async fn check(plan: &Plan) -> Result<(), ConnectorError> {
-    let connector = Connector::new(plan.target.clone(), plan.timeout)?;
+    let connector =
+        Connector::new(plan.target.clone(), plan.timeout, &Trust::default()).map_err(error::setup)?;
     match connector.connect().await {
         Ok(_connection) => Ok(()),
         Err(failure) => Err(error::unreachable(connector.target(), failure)),

@@ -1,4 +1,4 @@
-//! One attempt: a POST and what came of it, over a small pool of kept-alive HTTP/1.1 connections to the one endpoint.
+//! One attempt: a POST and what came of it, over the few kept-alive connections of a [`Client`].
 //!
 //! The answer separates what the caller must not confuse: [`Answer::Unreachable`] means that no request left this
 //! process, [`Answer::Lost`] and [`Answer::TimedOut`] that one did and that its outcome is unknown. A kept connection that
@@ -6,28 +6,20 @@
 //! the request.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::{
     Request, StatusCode,
-    body::Incoming,
-    client::conn::http1::SendRequest,
     header::{self, HeaderName, HeaderValue},
-    rt::{Read, Write},
 };
-use hyper_util::rt::TokioIo;
 use rowstream_api::RecordError;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use rowstream_http::{Client, ConnectFailure, Connector, Failure, Limits};
 
 use crate::{
-    connect::{ConnectFailure, Connection, Connector},
     error,
     retry::retry_after,
     sign::{self, SigningKey},
@@ -54,22 +46,11 @@ pub(crate) enum Answer {
 
 /// The endpoint and how to talk to it. Shared by all attempts.
 pub(crate) struct Endpoint {
-    connector: Connector,
+    client: Client,
     headers: Vec<(HeaderName, HeaderValue)>,
     keys: Vec<SigningKey>,
-    timeout: Duration,
-    pool: Mutex<Pool>,
 }
 
-/// Idle connections, and the tasks that drive all of them; dropping it ends them.
-#[derive(Default)]
-struct Pool {
-    idle: Vec<(SendRequest<Full<Bytes>>, Instant)>,
-    drivers: JoinSet<()>,
-}
-
-/// Shorter than the idle timeouts of common servers and load balancers, so that most reuses succeed.
-const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How much of a response is read to keep its connection; what a response says is not used.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
 /// How long a response may take to end, once its status is known.
@@ -82,12 +63,13 @@ impl Endpoint {
         keys: Vec<SigningKey>,
         timeout: Duration,
     ) -> Self {
-        Self { connector, headers, keys, timeout, pool: Mutex::default() }
+        let limits = Limits { head: timeout, body: DRAIN_MAX, body_bytes: RESPONSE_BYTES_MAX };
+        Self { client: Client::new(connector, limits), headers, keys }
     }
 
     /// Where requests go, for people.
     pub(crate) fn origin(&self) -> String {
-        self.connector.target().origin()
+        self.client.connector().target().origin()
     }
 
     /// Sends one request, signed for this moment, and waits for its answer.
@@ -96,24 +78,20 @@ impl Endpoint {
         let Some(request) = self.request(id, body, now) else {
             return Answer::Unsendable(error::unsendable());
         };
-        if let Some(sender) = self.reuse() {
-            let answer = self.send(sender, request.clone()).await;
-            // The server may have closed the kept connection while the request was on its way.
-            if !matches!(answer, Answer::Lost) {
-                return answer;
+        match self.client.send(request).await {
+            Ok(response) => {
+                let asked = response.headers.get(header::RETRY_AFTER);
+                let retry_after = asked.and_then(|value| retry_after(value, SystemTime::now()));
+                Answer::Status { status: response.status, retry_after }
             }
-        }
-        match self.connector.connect().await {
-            Err(failure) => Answer::Unreachable(failure),
-            Ok(connection) => match self.adopt(connection).await {
-                Some(sender) => self.send(sender, request).await,
-                None => Answer::Lost,
-            },
+            Err(Failure::TimedOut) => Answer::TimedOut,
+            Err(Failure::Lost(_)) => Answer::Lost,
+            Err(Failure::Unreachable(failure)) => Answer::Unreachable(failure),
         }
     }
 
     fn request(&self, id: &str, body: Bytes, now: SystemTime) -> Option<Request<Full<Bytes>>> {
-        let target = self.connector.target();
+        let target = self.client.connector().target();
         let timestamp = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
         let signature = sign::signature(&self.keys, id, &timestamp, &body);
         let mut request = Request::post(&*target.path)
@@ -133,84 +111,20 @@ impl Endpoint {
         }
         Some(request)
     }
-
-    async fn send(&self, mut sender: SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Answer {
-        let deadline = Instant::now() + self.timeout;
-        let exchange = async {
-            sender.ready().await?;
-            sender.send_request(request).await
-        };
-        let response = match timeout_at(deadline, exchange).await {
-            Err(_) => return Answer::TimedOut,
-            Ok(Err(_)) => return Answer::Lost,
-            Ok(Ok(response)) => response,
-        };
-        let status = response.status();
-        let asked = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| retry_after(value, SystemTime::now()));
-        if drain(response.into_body()).await {
-            self.keep(sender);
-        }
-        Answer::Status { status, retry_after: asked }
-    }
-
-    /// A kept connection that is still good.
-    fn reuse(&self) -> Option<SendRequest<Full<Bytes>>> {
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        pool.idle.retain(|(sender, since)| !sender.is_closed() && now.duration_since(*since) < IDLE_MAX);
-        pool.idle.pop().map(|(sender, _)| sender)
-    }
-
-    fn keep(&self, sender: SendRequest<Full<Bytes>>) {
-        if !sender.is_closed() {
-            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            pool.idle.push((sender, Instant::now()));
-        }
-    }
-
-    async fn adopt(&self, connection: Connection) -> Option<SendRequest<Full<Bytes>>> {
-        match connection {
-            Connection::Plain(stream) => self.drive(TokioIo::new(stream)).await,
-            Connection::Tls(stream) => self.drive(TokioIo::new(stream)).await,
-        }
-    }
-
-    async fn drive<Io>(&self, io: Io) -> Option<SendRequest<Full<Bytes>>>
-    where
-        Io: Read + Write + Unpin + Send + 'static,
-    {
-        let (sender, driver) = hyper::client::conn::http1::handshake(io).await.ok()?;
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        while pool.drivers.try_join_next().is_some() {}
-        pool.drivers.spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(error = %error, "webhook connection ended");
-            }
-        });
-        Some(sender)
-    }
-}
-
-/// Reads a response to its end; answers whether it ended, so that the connection can be used again.
-async fn drain(body: Incoming) -> bool {
-    let whole = Limited::new(body, RESPONSE_BYTES_MAX).collect();
-    matches!(tokio::time::timeout(DRAIN_MAX, whole).await, Ok(Ok(_)))
 }
 
 #[cfg(test)]
 mod tests {
+    use rowstream_http::{Scheme, Target, Trust};
     use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
+        task::JoinSet,
     };
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::connect::{Scheme, Target};
 
     /// Answers one request per connection with 200, over TLS.
     async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
@@ -255,12 +169,13 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(identity.cert.der().clone()).unwrap();
 
-        let trusting = Connector::trusting(target("localhost"), timeout, roots.clone()).unwrap();
+        let connector = |host, trust| Connector::new(target(host), timeout, &trust).unwrap();
+        let trusting = connector("localhost", Trust::only(roots.clone()));
         let answer = endpoint(trusting).post("msg_1", Bytes::from_static(b"{}")).await;
         assert!(matches!(answer, Answer::Status { status: StatusCode::OK, .. }), "{answer:?}");
 
-        let stranger = Connector::new(target("localhost"), timeout).unwrap();
-        let other_name = Connector::trusting(target("127.0.0.1"), timeout, roots).unwrap();
+        let stranger = connector("localhost", Trust::default());
+        let other_name = connector("127.0.0.1", Trust::only(roots));
         for connector in [stranger, other_name] {
             let answer = endpoint(connector).post("msg_1", Bytes::from_static(b"{}")).await;
             let Answer::Unreachable(failure @ ConnectFailure::Tls { .. }) = answer else {

@@ -22,6 +22,7 @@ use rowstream_api::{
     ConfigErrors, ConnectorError, Datum, Delivery, Flushed, Gauges, RecordError, RecordId, SinkConnector,
     SinkRecord, SinkTask, TaskContext, TopicOffsets, TopicPartition,
 };
+use rowstream_http::{Connector, Trust};
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -31,7 +32,6 @@ use crate::{
     body::{self, Pending},
     completed::Completed,
     config::{self, BodyKind, Plan, Tombstones, WebhookConfig},
-    connect::Connector,
     error,
     lanes::{Head, Lanes},
     pace::Pace,
@@ -66,7 +66,8 @@ impl SinkConnector for WebhookSink {
     }
 
     async fn start(plan: Plan, cx: TaskContext) -> Result<WebhookTask, ConnectorError> {
-        let connector = Connector::new(plan.target.clone(), plan.timeout)?;
+        let connector =
+            Connector::new(plan.target.clone(), plan.timeout, &Trust::default()).map_err(error::setup)?;
         Ok(WebhookTask::new(plan, connector, cx))
     }
 }

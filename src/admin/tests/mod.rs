@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::{AdminState, router};
 use crate::{
-    schema_registry::{BuiltinRegistry, SchemaRegistry},
+    schema_registry::{BuiltinRegistry, SchemaRegistry, Schemas, SubjectStrategy},
     telemetry::{
         logging::{self, LogFormat, LogLevels},
         metrics::Metrics,
@@ -56,6 +56,7 @@ impl Daemon {
         let context = WorkerContext {
             log: Arc::clone(&log),
             registry: Arc::clone(&registry) as Arc<dyn SchemaRegistry>,
+            subjects: SubjectStrategy::Topic,
             metrics: Metrics::new("1").unwrap(),
             stop_timeout: Duration::from_secs(5),
             exclusive: Exclusive::default(),
@@ -64,7 +65,7 @@ impl Daemon {
         let problems = FileProblems::default();
         let state = AdminState {
             worker: Arc::clone(&worker),
-            registry: Arc::clone(&registry),
+            schemas: Schemas::Builtin(Arc::clone(&registry)),
             problems: problems.clone(),
             log_levels: levels(),
             started: Instant::now(),

@@ -4,7 +4,7 @@ use futures::future::join_all;
 
 use super::double::{Fault, MemoryLog};
 use crate::schema_registry::{
-    BuiltinRegistry, Level, Refusal, RegistryError, SchemaRegistry,
+    BuiltinRegistry, Conflict, Level, Refusal, RegistryError, SchemaRegistry,
     builtin::{Deleted, Deletion, VersionChoice},
 };
 
@@ -74,7 +74,7 @@ async fn a_rejected_write_leaves_no_trace() {
     let log = MemoryLog::new();
     let registry = BuiltinRegistry::open(log.clone()).await.unwrap();
     log.arm(Fault::Reject);
-    assert!(matches!(registry.register("s", INT).await, Err(RegistryError::Unavailable(_))));
+    assert!(matches!(registry.register("s", INT).await, Err(RegistryError::Unavailable { .. })));
     assert!(registry.subjects("", Deleted::Included).is_empty());
     assert_eq!(registry.register("t", LONG).await.unwrap(), 1);
 }
@@ -84,7 +84,7 @@ async fn a_write_that_happened_in_spite_of_its_error_keeps_its_id() {
     let log = MemoryLog::new();
     let registry = BuiltinRegistry::open(log.clone()).await.unwrap();
     log.arm(Fault::FailAfterWrite);
-    assert!(matches!(registry.register("s", INT).await, Err(RegistryError::Unavailable(_))));
+    assert!(matches!(registry.register("s", INT).await, Err(RegistryError::Unavailable { .. })));
     assert_eq!(registry.register("t", LONG).await.unwrap(), 2, "1 is taken on disk");
     assert_eq!(registry.register("s", INT).await.unwrap(), 1);
     let again = BuiltinRegistry::open(log).await.unwrap();
@@ -126,7 +126,8 @@ async fn refusals_reach_the_converter_as_its_errors() {
     assert!(matches!(registry.register_version("a\nb", INT).await, Err(Refusal::InvalidSubject(_))));
     registry.register("s", LONG).await.unwrap();
     let error = registry.register("s", INT).await.unwrap_err();
-    let RegistryError::Incompatible { subject, version: 1, reason } = error else { panic!("{error}") };
+    let RegistryError::Incompatible(conflict) = error else { panic!("{error}") };
+    let Conflict { subject, version: Some(1), reason, .. } = *conflict else { panic!("{conflict}") };
     assert_eq!(subject, "s");
     assert!(reason.starts_with("field `a`: type changed from long to int"), "{reason}");
 }

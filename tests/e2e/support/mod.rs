@@ -5,6 +5,7 @@ pub mod http;
 pub mod kafka;
 pub mod postgres;
 pub mod receiver;
+pub mod registry;
 pub mod rig;
 
 use std::{
