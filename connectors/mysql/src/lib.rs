@@ -1,0 +1,8 @@
+//! MySQL and MariaDB: source and sink, one connector each for both servers.
+//!
+//! Shared by both: [`ident`] (names as SQL), [`connection`] (reaching a server, TLS, which server it is), [`error`] (error
+//! code to class). The source and the sink never see each other.
+
+pub mod connection;
+pub mod error;
+pub mod ident;
