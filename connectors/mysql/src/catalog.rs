@@ -21,7 +21,7 @@ use crate::{
 pub struct Catalog {
     /// The server's flavour.
     pub flavour: Flavour,
-    charsets: HashMap<u32, Option<Charset>>,
+    charsets: HashMap<u32, String>,
     /// For each charset by name, one of its collations.
     collations: HashMap<String, u32>,
     columns: HashMap<(String, String), HashMap<String, CatalogColumn>>,
@@ -64,7 +64,7 @@ impl Catalog {
             Self { flavour, charsets: HashMap::new(), collations: HashMap::new(), columns: HashMap::new() };
         for (id, name) in rows {
             if let (Some(Ok(id)), Some(name)) = (id.map(u32::try_from), name) {
-                catalog.charsets.insert(id, Charset::of(&name));
+                catalog.charsets.insert(id, name.clone());
                 catalog.collations.entry(name).or_insert(id);
             }
         }
@@ -74,7 +74,13 @@ impl Catalog {
     /// The charset of a collation; `None` when it is not known or not supported.
     #[must_use]
     pub fn charset(&self, collation: u32) -> Option<Charset> {
-        self.charsets.get(&collation).copied().flatten()
+        self.charset_name(collation).and_then(Charset::of)
+    }
+
+    /// The server's name of a collation's charset.
+    #[must_use]
+    pub fn charset_name(&self, collation: u32) -> Option<&str> {
+        self.charsets.get(&collation).map(String::as_str)
     }
 
     /// What is known of a column.

@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod offset;
 pub mod preflight;
 pub mod setup;
+pub mod snapshot;
 pub mod source;
 pub mod source_config;
 pub mod stream;

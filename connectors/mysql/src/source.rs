@@ -20,10 +20,16 @@ use crate::{
     monitor,
     offset::{SnapshotProgress, StoredOffset, partition},
     preflight, setup,
+    snapshot::{
+        self, SnapshotRun, Stage,
+        chunk::{self, ChunkRequest, ReadChunk},
+        rows::SnapshotRows,
+    },
     source_config::{SnapshotMode, SourceConfig, SourcePlan},
     stream::{
         assemble::{RawBatch, StreamTable},
         changes::{SourceNames, StreamChanges},
+        position::BinlogPosition,
         reader::{Reader, StreamPlan},
     },
     table::{self, TablePlan},
@@ -88,6 +94,7 @@ pub struct BinlogSourceTask {
     pending: Option<RawBatch>,
     tables: TablePlans,
     names: Arc<SourceNames>,
+    snapshot: Option<SnapshotRun>,
     /// Owns the monitor.
     _watching: JoinSet<()>,
 }
@@ -136,7 +143,30 @@ impl BinlogSourceTask {
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
         let tables = TablePlans { by_name: HashMap::new(), catalog, conn: Some(conn) };
-        Ok(Self { plan, cx, reader, offset, announce, pending: None, tables, names, _watching: watching })
+        let position = offset.position()?;
+        let snapshot =
+            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
+                let delivered = (position.gtids, position.at);
+                SnapshotRun::new(
+                    plan.connection.clone(),
+                    plan.snapshot.chunk_rows,
+                    progress,
+                    delivered,
+                    &cx.gauges,
+                )
+            });
+        Ok(Self {
+            plan,
+            cx,
+            reader,
+            offset,
+            announce,
+            pending: None,
+            tables,
+            names,
+            snapshot,
+            _watching: watching,
+        })
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
@@ -144,10 +174,33 @@ impl BinlogSourceTask {
             self.announce = false;
             return self.position_only();
         }
-        if self.pending.is_none() {
-            self.pending = Some(self.reader.batches.pop().await?);
+        loop {
+            self.choose_chunk().await?;
+            if let Some(batch) = self.deliver_held()? {
+                return Ok(batch);
+            }
+            if self.snapshot.as_ref().is_some_and(|run| matches!(run.stage, Stage::Idle)) {
+                continue;
+            }
+            let hold = self.snapshot.as_ref().is_some_and(SnapshotRun::holds_stream);
+            if !hold && self.pending.is_some() {
+                return self.deliver_pending().await;
+            }
+            let work = async {
+                match &mut self.snapshot {
+                    Some(run) => run.work().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                piece = work => {
+                    if let Some(piece) = piece? {
+                        return self.deliver_rows(piece);
+                    }
+                }
+                raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
+            }
         }
-        self.deliver_pending().await
     }
 
     /// Yields the batch that was taken from the queue; asks the catalog about shapes that are new.
@@ -158,19 +211,123 @@ impl BinlogSourceTask {
             tables.push(self.tables.plan_of(table, &self.plan).await?);
         }
         let Some(raw) = self.pending.take() else { return self.position_only() };
+        self.yielded(raw, tables)
+    }
+
+    /// Starts the snapshot's next read when it has nothing to do, or ends the snapshot.
+    async fn choose_chunk(&mut self) -> Result<(), ConnectorError> {
+        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot)
+            && matches!(run.stage, Stage::Idle)
+        {
+            let Some((database, table)) = progress.todo.first() else {
+                self.snapshot = None;
+                self.reader.control.want(false);
+                self.cx.gauges.set("snapshot_running", 0.0);
+                return Ok(());
+            };
+            match self.tables.request(database, table, progress.last_key.as_deref(), &self.plan).await? {
+                None => {
+                    tracing::warn!(database, table, "the table of the snapshot is gone");
+                    snapshot::finish_table(progress, &self.cx.gauges);
+                }
+                Some(request) if !chunk::is_chunkable(&request.plan) => {
+                    run.read_whole(request.plan, request.select)
+                }
+                Some(request) => run.read_chunk(request),
+            }
+        }
+        Ok(())
+    }
+
+    /// Yields the held chunk once the stream is far enough.
+    fn deliver_held(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
+        let Some(run) = &mut self.snapshot else { return Ok(None) };
+        let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
+        match run.waits_for() {
+            Some(high) if here >= *high => {
+                self.reader.control.want(false);
+                match run.release()? {
+                    Some(chunk) => self.deliver_rows(chunk).map(Some),
+                    None => Ok(None),
+                }
+            }
+            Some(_) => {
+                self.reader.control.want(true);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn deliver_rows(&mut self, chunk: ReadChunk) -> Result<SourceBatch, ConnectorError> {
+        let progress = self.offset.snapshot.get_or_insert_default();
+        let begins_snapshot = !progress.begun;
+        let ends_snapshot = progress.todo.len() == 1;
+        snapshot::advance(progress, &chunk, &self.cx.gauges);
+        if progress.todo.is_empty() && progress.seen.is_empty() {
+            self.offset.snapshot = None;
+            self.snapshot = None;
+            self.cx.gauges.set("snapshot_running", 0.0);
+        }
+        let rows = SnapshotRows {
+            chunk,
+            names: Arc::clone(&self.names),
+            at: BinlogPosition::new(self.offset.file.as_str(), self.offset.pos),
+            read_at_us: now_us(),
+            begins_snapshot,
+            ends_snapshot,
+        };
+        Ok(SourceBatch { changes: Box::new(rows), ..self.position_only()? })
+    }
+
+    fn yielded(
+        &mut self,
+        raw: RawBatch,
+        tables: Vec<Option<Arc<TablePlan>>>,
+    ) -> Result<SourceBatch, ConnectorError> {
+        if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
+            run.touched.record(&raw, &tables, &progress.todo)?;
+        }
+        let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
+        let unread = |plan: &TablePlan| {
+            todo.iter().any(|(database, name)| *database == plan.shape.database && *name == plan.shape.table)
+        };
+        let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
+        let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.offset.set_position(&raw.position);
-        let widths = used.iter().map(|table| table.widths.clone());
+        if let Some(progress) = &mut self.offset.snapshot {
+            progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > raw.position.at);
+            if progress.todo.is_empty() && progress.seen.is_empty() {
+                self.offset.snapshot = None;
+            }
+        }
+        let mut entries = raw.rows.entries;
+        if let Some(progress) = seen {
+            entries.retain(|entry| {
+                let info = raw.rows.events.get(entry.event as usize);
+                let table = info.and_then(|info| tables.get(info.table as usize)).and_then(Option::as_deref);
+                let transaction = info.and_then(|info| raw.transactions.get(info.transaction as usize));
+                match (table, transaction) {
+                    (Some(table), Some(of)) => !snapshot::was_seen(&progress, table, &of.begins),
+                    _ => true,
+                }
+            });
+        }
+        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
+            entries.clear();
+        }
+        let widths = raw.rows.tables.iter().map(|table| table.widths.clone());
         let changes = StreamChanges {
-            arena: raw.rows.arena,
-            entries: raw.rows.entries,
-            events: raw.rows.events,
-            transactions: raw.transactions,
             tables: tables
                 .into_iter()
                 .zip(widths)
                 .map(|(plan, widths)| plan.map(|plan| (plan, widths)))
                 .collect(),
-            unread: Vec::new(),
+            arena: raw.rows.arena,
+            entries,
+            events: raw.rows.events,
+            transactions: raw.transactions,
+            unread,
             names: Arc::clone(&self.names),
         };
         Ok(SourceBatch {
@@ -271,6 +428,22 @@ impl TablePlans {
         let made = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
         self.by_name.insert(name, Arc::clone(&made));
         Ok(Some(made))
+    }
+
+    /// What to read next of a table in the snapshot; `None` when it is gone.
+    async fn request(
+        &mut self,
+        database: &str,
+        table: &str,
+        last_key: Option<&[String]>,
+        plan: &SourcePlan,
+    ) -> Result<Option<ChunkRequest>, ConnectorError> {
+        let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
+        let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        let select = chunk::select_from(&of);
+        let select =
+            if chunk::is_chunkable(&of) { chunk::in_key_order(&select, &of, last_key) } else { select };
+        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first: last_key.is_none() }))
     }
 
     /// Asks the catalog about a table, over a connection that is made anew when it was lost.

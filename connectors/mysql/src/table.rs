@@ -35,6 +35,8 @@ pub struct TablePlan {
     pub schema: Arc<TableSchema>,
     /// Columns, in the order of the schema.
     pub columns: Vec<ColumnPlan>,
+    /// The servers' names of the charsets of the table's columns.
+    pub charset_names: Vec<Option<String>>,
 }
 
 impl TablePlan {
@@ -98,7 +100,10 @@ pub fn build(
     });
     let envelope = envelope(&topic, &value, catalog.flavour);
     let schema = TableSchema { topic: topic.into(), key, key_columns, value, envelope };
-    Ok(TablePlan { shape: shape.clone(), schema: Arc::new(schema), columns })
+    let charset_names =
+        shape.columns.iter().map(|column| column.collation.and_then(|id| catalog.charset_name(id)));
+    let charset_names = charset_names.map(|name| name.map(str::to_owned)).collect();
+    Ok(TablePlan { shape: shape.clone(), schema: Arc::new(schema), columns, charset_names })
 }
 
 /// The binlog does not name the columns.

@@ -78,9 +78,9 @@ pub fn parse<'a>(kind: &'a Kind, bytes: &'a [u8]) -> Result<ValueRef<'a>, Record
             temporal::zoned_or_zero(parts(bytes)?.micros(), *digits, *zero)?
         }
         Kind::Text { charset, .. } => image::text(bytes, *charset)?,
-        Kind::Enum(_) | Kind::Set(_) | Kind::Json | Kind::Uuid | Kind::Inet4 | Kind::Inet6 => {
-            ValueRef::str(ascii(bytes)?)
-        }
+        Kind::Enum(labels) => image::label(labels, number(bytes)?.cast_unsigned())?,
+        Kind::Set(labels) => ValueRef::Str(image::labels_of(labels, number(bytes)?.cast_unsigned()).into()),
+        Kind::Json | Kind::Uuid | Kind::Inet4 | Kind::Inet6 => ValueRef::str(ascii(bytes)?),
         Kind::Bytes { .. } => ValueRef::bytes(bytes),
         Kind::Float64
         | Kind::Bit
