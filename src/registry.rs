@@ -11,6 +11,7 @@ use rowstream_api::{
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
     TaskContext, TopicOffsets, TopicPartition,
 };
+use rowstream_mysql::sink::MySqlSink;
 use rowstream_postgres::{sink::PostgresSink, source::PostgresSource};
 use rowstream_webhook::WebhookSink;
 use serde_json::{Map, Value};
@@ -20,7 +21,7 @@ use crate::config::{ConnectorSpec, secrets, spec};
 /// Every connector this binary holds.
 #[must_use]
 pub fn plugins() -> Vec<Plugin> {
-    vec![source::<PostgresSource>(), sink::<PostgresSink>(), sink::<WebhookSink>()]
+    vec![source::<PostgresSource>(), sink::<PostgresSink>(), sink::<MySqlSink>(), sink::<WebhookSink>()]
 }
 
 /// The plugin of this name.

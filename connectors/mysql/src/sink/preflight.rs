@@ -11,7 +11,7 @@ use crate::{
     sink_config::MySqlSinkPlan,
 };
 
-/// The oldest servers whose SQL this sink speaks: `AS new_row` (8.0.19) and `utf8mb4_0900_bin` (8.0.17).
+/// The oldest servers whose SQL this sink speaks: `AS rowstream_new` (8.0.19) and `utf8mb4_0900_bin` (8.0.17).
 const MYSQL_MIN: (u16, u16, u16) = (8, 0, 19);
 const MARIADB_MIN: (u16, u16, u16) = (10, 5, 0);
 

@@ -112,8 +112,8 @@ fn write_sql(plan: &TablePlan, indexes: &[usize], rows: usize, server: Server) -
     let new: fn(&str) -> String = if server.is_mariadb() {
         |name| format!("{name} = VALUES({name})")
     } else {
-        sql.push_str(" AS new_row");
-        |name| format!("{name} = new_row.{name}")
+        sql.push_str(" AS rowstream_new");
+        |name| format!("{name} = rowstream_new.{name}")
     };
     let (key, others) = names.split_at_checked(plan.keys).unwrap_or((&names, &[]));
     let mut set: Vec<String> = others.iter().map(|name| new(name)).collect();

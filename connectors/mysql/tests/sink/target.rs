@@ -17,6 +17,7 @@ use rowstream_api::{
 };
 use rowstream_mysql::{
     connection::{ConnectionConfig, Purpose},
+    ident::QuotedIdent,
     sink::{MySqlSink, MySqlSinkTask},
 };
 use serde_json::{Value, json};
@@ -125,9 +126,9 @@ impl Target {
         );
         let columns = self.texts(&sql).await;
         let columns: Vec<String> =
-            columns.iter().map(|c| format!("COALESCE(CAST(`{c}` AS CHAR), '')")).collect();
+            columns.iter().map(|c| format!("COALESCE(CAST({} AS CHAR), '')", QuotedIdent::new(c))).collect();
         let row = format!("CONCAT('(', CONCAT_WS(',', {}), ')')", columns.join(", "));
-        let mut rows = self.texts(&format!("SELECT {row} FROM `{table}`")).await;
+        let mut rows = self.texts(&format!("SELECT {row} FROM {}", QuotedIdent::new(table))).await;
         rows.sort();
         rows.join(";")
     }
