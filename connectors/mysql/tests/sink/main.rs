@@ -12,6 +12,7 @@ mod connection;
 mod exactness;
 mod keys;
 mod records;
+mod refusals;
 mod rows;
 mod target;
 mod types;
