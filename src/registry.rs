@@ -11,7 +11,10 @@ use rowstream_api::{
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
     TaskContext, TopicOffsets, TopicPartition,
 };
-use rowstream_mysql::source::{MariaDbSource, MySqlSource};
+use rowstream_mysql::{
+    sink::MySqlSink,
+    source::{MariaDbSource, MySqlSource},
+};
 use rowstream_postgres::{sink::PostgresSink, source::PostgresSource};
 use rowstream_webhook::WebhookSink;
 use serde_json::{Map, Value};
@@ -26,6 +29,7 @@ pub fn plugins() -> Vec<Plugin> {
         source::<MySqlSource>(),
         source::<MariaDbSource>(),
         sink::<PostgresSink>(),
+        sink::<MySqlSink>(),
         sink::<WebhookSink>(),
     ]
 }

@@ -1,6 +1,7 @@
 //! The promise, under SIGKILL.
 
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
+        mysql::{MySqlDatabase, servers},
         note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
@@ -43,14 +45,71 @@ fn exactly_once_under_sigkill() {
     daemon.connector(&rig::sink(&target, json!({})));
     daemon.connector(&rig::webhook(&receiver, json!({})));
 
+    let proof = kill_under_load(&daemon, &source);
+    let rows = oracle::target_equals_source(&daemon, &source, &target);
+    let records = proof.topics_equal_ledger(&daemon, &source);
+    let delivered = oracle::webhooks_equal_topics(&daemon, &receiver);
+    let sent = receiver.count();
+    let Proof { committed, samples, .. } = proof;
+    note(&format!(
+        "{KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the source, \
+         {delivered} webhooks ({sent} requests), {samples} samples of the slot"
+    ));
+}
+
+/// The same kills with MySQL and MariaDB as targets: both equal the source, row by row, whatever was killed when.
+#[test]
+fn exactly_once_under_sigkill_into_mysql_and_mariadb() {
+    let _turn = one_at_a_time();
+    let source = Database::new("kill_my_src");
+    source.sql.run(ledger::TABLES);
+    workload::fill(&source.sql, 10_000);
+    let targets = servers().map(|(name, port)| (name, MySqlDatabase::on(port, "kill_dst")));
+    let daemon = Daemon::new(json!({}));
+    daemon.connector(&rig::source(&source, json!({ "snapshot": { "mode": "initial", "chunk_rows": 300 } })));
+    for (name, target) in &targets {
+        daemon.connector(&rig::mysql_sink(name, target, json!({})));
+    }
+    let proof = kill_under_load(&daemon, &source);
+    for (name, target) in &targets {
+        let rows = oracle::target_equals_source(&daemon, &source, target);
+        note(&format!(
+            "{KILLS} kills, {} transactions: {rows} rows of {name} equal the source",
+            proof.committed
+        ));
+    }
+    let records = proof.topics_equal_ledger(&daemon, &source);
+    note(&format!("{records} records equal the ledger"));
+}
+
+/// What happened under load and kills.
+struct Proof {
+    /// What was committed before the slot existed.
+    before: HashSet<i64>,
+    committed: u64,
+    samples: u64,
+}
+
+impl Proof {
+    /// Answers how many records were compared.
+    fn topics_equal_ledger(&self, daemon: &Daemon, source: &Database) -> usize {
+        let ledger = ledger::read(&source.connect());
+        let equal =
+            |(table, _): &(&str, &str)| oracle::topic_equals_ledger(daemon, table, &ledger, &self.before);
+        ledger::COLUMNS.iter().map(equal).sum()
+    }
+}
+
+/// Writers at work while the daemon is killed again and again; it is up at the end.
+fn kill_under_load(daemon: &Daemon, source: &Database) -> Proof {
     let before = ledger::committed_now(&source.sql);
     source.make_slot(); // Nobody writes yet, so all of `before` and nothing else lies before the slot.
-    let workload = Workload::start(&source, 3, SEED, Duration::from_millis(8));
+    let workload = Workload::start(source, 3, SEED, Duration::from_millis(8));
     let stop = AtomicBool::new(false);
-    let (watched, admin) = (source.connect(), source.connect());
+    let watched = source.connect();
     let samples = std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| oracle::watch_confirmed(&daemon, &source, &watched, &stop));
-        kill_repeatedly(&daemon, || {
+        let sampler = scope.spawn(|| oracle::watch_confirmed(daemon, source, &watched, &stop));
+        kill_repeatedly(daemon, || {
             let told = daemon.try_get("/connectors/shop/offsets").map(|a| a.text()).unwrap_or_default();
             told.contains("snapshot")
         });
@@ -59,21 +118,9 @@ fn exactly_once_under_sigkill() {
     });
     let committed = workload.stop();
     daemon.start();
-
-    let rows = oracle::target_equals_source(&daemon, &source, &target);
-    let ledger = ledger::read(&admin);
-    let records: usize = ledger::COLUMNS
-        .iter()
-        .map(|(table, _)| oracle::topic_equals_ledger(&daemon, table, &ledger, &before))
-        .sum();
-    let delivered = oracle::webhooks_equal_topics(&daemon, &receiver);
-    let sent = receiver.count();
     assert!(samples > 100, "only {samples} samples of the slot");
     assert!(committed > 500, "only {committed} transactions committed");
-    note(&format!(
-        "{KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the source, \
-         {delivered} webhooks ({sent} requests), {samples} samples of the slot"
-    ));
+    Proof { before, committed, samples }
 }
 
 /// Kills at random moments. The first ones come early, so that they hit start and snapshot; the daemon is down at the end.

@@ -13,10 +13,10 @@ name=${full%%@*}
 base=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)} tree=$base/$name run=$base/$full.run data=$base/$full.run/data
 die() { echo "mysql.sh: $*" >&2; exit 1; }
 case $name in
-  mysql-9.7)     suite=sid      packages="mysql-server-core mysql-client-core" server=mysqld ;;
-  mariadb-11.8)  suite=sid      packages="mariadb-server-core mariadb-client" server=mariadbd ;;
-  mariadb-10.11) suite=bookworm packages="mariadb-server-core mariadb-client" server=mariadbd ;;
-  mariadb-10.5)  suite=bullseye packages="mariadb-server-core-10.5 mariadb-client-10.5" server=mariadbd ;;
+  mysql-9.7)     suite=sid      packages="mysql-server-core mysql-client-core" server=mysqld plugins= ;;
+  mariadb-11.8)  suite=sid      packages="mariadb-server-core mariadb-client" server=mariadbd plugins=mariadb-server ;;
+  mariadb-10.11) suite=bookworm packages="mariadb-server-core mariadb-client" server=mariadbd plugins=mariadb-server ;;
+  mariadb-10.5)  suite=bullseye packages="mariadb-server-core-10.5 mariadb-client-10.5" server=mariadbd plugins=mariadb-server-10.5 ;;
   *) die "no server $name: mysql-9.7, mariadb-11.8, mariadb-10.11 or mariadb-10.5" ;; esac
 m=$(uname -m)-linux-gnu user=; [ "$(id -u)" != 0 ] || user=--user=root
 
@@ -34,6 +34,10 @@ X
   # shellcheck disable=SC2086 # several packages
   APT_CONFIG=$st/conf apt-get -qq update && APT_CONFIG=$st/conf apt-get -qq -y --download-only install $packages >/dev/null
   for d in "$st"/cache/archives/*.deb; do dpkg-deb -x "$d" "$tree"; done
+  if [ -n "$plugins" ]; then # of the whole server's package only what authenticates
+    (cd "$st" && APT_CONFIG=$st/conf apt-get -qq download "$plugins" && dpkg-deb --fsys-tarfile ./"$plugins"_*.deb |
+      tar -x -C "$tree" --wildcards './usr/lib/mysql/plugin/auth_*.so')
+  fi
   rm -rf "$st" "$tree/usr/share/doc" "$tree/usr/share/man" "$tree/usr/share/locale"
 }
 program() { # Through the tree's own loader. Bullseye's ld-linux is an absolute link into the host, so its ld-2.31.so comes first.

@@ -79,6 +79,12 @@ pub fn from_mysql(error: Error) -> ConnectorError {
             ConnectorError::config("MYSQL_TLS", "the server offers no TLS")
                 .remedy("set up TLS on the server, or set connection.tls.mode to prefer or disable")
         }
+        // Statements are bounded by half a packet, so that this is a single row.
+        Error::Driver(DriverError::PacketTooLarge) => {
+            let message = "a row is larger than the server's max_allowed_packet";
+            let error = ConnectorError::config("MYSQL_PACKET_TOO_LARGE", message);
+            error.remedy(remedy(1153).unwrap_or_default())
+        }
         // These carry rows and packets; their own text does not print them.
         Error::Driver(driver) => ConnectorError::transient("MYSQL_CONNECTION", driver.to_string()),
         Error::Io(IoError::Tls(tls)) => ConnectorError::config("MYSQL_TLS", tls.to_string()),

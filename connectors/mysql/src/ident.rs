@@ -53,6 +53,12 @@ impl fmt::Display for TableName {
     }
 }
 
+impl rowstream_api::table_sink::batch::Table for TableName {
+    fn of((database, table): (&str, &str)) -> Self {
+        Self::new(database, table)
+    }
+}
+
 /// A string literal, printed quoted; for statements that take no parameters, and for SQL shown to a person. Right
 /// unless the SQL mode has `NO_BACKSLASH_ESCAPES`, which no session of ours has.
 pub struct QuotedLiteral<'a>(pub &'a str);

@@ -6,6 +6,8 @@
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must hold upstream),
 //! [`wire`] (the protocol), [`stream`] (changes), [`snapshot`] (rows that are there already), [`catalog`], [`table`], [`types`] and
 //! [`mod@tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
+//!
+//! The sink: [`sink_config`] and [`sink`].
 
 pub mod catalog;
 pub mod connection;
@@ -15,6 +17,8 @@ pub mod monitor;
 pub mod offset;
 pub mod preflight;
 pub mod setup;
+pub mod sink;
+pub mod sink_config;
 pub mod snapshot;
 pub mod source;
 pub mod source_config;

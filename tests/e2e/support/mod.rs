@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod http;
+pub mod mysql;
 pub mod postgres;
 pub mod receiver;
 pub mod rig;

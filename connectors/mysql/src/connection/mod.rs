@@ -266,6 +266,7 @@ impl ConnectionPlan {
             .prefer_socket(false)
             .tcp_keepalive(Some(Duration::from_secs(30)))
             .tcp_nodelay(true)
+            .client_found_rows(true) // An UPDATE counts the rows it found, changed or not.
             .stmt_cache_size(0) // Whoever prepares also keeps and closes.
             .connect_attribute("program_name", "rowstream")
             .ssl_opts(tls);
