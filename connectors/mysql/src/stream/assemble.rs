@@ -328,6 +328,9 @@ impl Assembler {
     fn moved(&mut self, header: &Header) {
         if let Some(end) = self.end_of(header) {
             self.next.offset = end;
+        } else if header.end == 0 && self.open.is_some() {
+            // MariaDB 11 leaves the position of most events in a transaction out.
+            self.next.offset += u64::from(header.length);
         }
         self.settle();
     }
@@ -428,7 +431,8 @@ impl Assembler {
             commit_time_us: begins.commit_time_us,
             thread_id: None,
         };
-        self.open = Some(Open { transaction, begun: false, ordinal: 0, skip, index: None, xa: None });
+        let xa = begins.xa.map(|name| (name, HeldRows::default()));
+        self.open = Some(Open { transaction, begun: false, ordinal: 0, skip, index: None, xa });
         Ok(())
     }
 
@@ -541,7 +545,7 @@ impl Assembler {
                     Some(open) => open.begun = true,
                     // MySQL before GTID events: the BEGIN is the first that is heard of it.
                     None => {
-                        self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: false })?;
+                        self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: false, xa: None })?;
                         if let Some(open) = &mut self.open {
                             (open.begun, open.transaction.thread_id) = (true, Some(query.thread_id));
                         }
@@ -613,7 +617,7 @@ impl Assembler {
             return Ok(());
         }
         if self.open.is_none() {
-            self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: true })?;
+            self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: true, xa: None })?;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.ordinal += 1;

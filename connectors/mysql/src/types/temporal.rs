@@ -53,7 +53,7 @@ fn fraction(bytes: &[u8]) -> i64 {
 /// DATE: three bytes of year, month and day in 15, 4 and 5 bits.
 #[must_use]
 pub fn date(bytes: &[u8]) -> Parts {
-    let packed = signed(little_endian(bytes));
+    let packed = signed(little_endian(bytes.get(..3).unwrap_or_default()));
     Parts { year: packed >> 9, month: packed >> 5 & 15, day: packed & 31, micros: 0 }
 }
 
@@ -62,7 +62,8 @@ pub fn date(bytes: &[u8]) -> Parts {
 /// # Errors
 /// Too few bytes.
 pub fn datetime(bytes: &[u8]) -> Result<Parts, RecordError> {
-    let (whole, digits) = bytes.split_first_chunk::<5>().ok_or_else(|| malformed("a date and time"))?;
+    let whole = bytes.split_first_chunk::<5>().filter(|(_, digits)| digits.len() <= 3);
+    let (whole, digits) = whole.ok_or_else(|| malformed("a date and time"))?;
     let packed = signed(big_endian(whole)) - (1 << 39);
     let (date, time) = (packed >> 17, packed & 0x1ffff);
     Ok(Parts {
@@ -76,7 +77,7 @@ pub fn datetime(bytes: &[u8]) -> Result<Parts, RecordError> {
 /// DATETIME before 5.6: `YYYYMMDDhhmmss` as a number.
 #[must_use]
 pub fn old_datetime(bytes: &[u8]) -> Parts {
-    let number = signed(little_endian(bytes));
+    let number = signed(little_endian(bytes.get(..8).unwrap_or_default()));
     let (date, time) = (number / 1_000_000, number % 1_000_000);
     Parts {
         year: date / 10_000,
@@ -92,7 +93,7 @@ pub fn old_datetime(bytes: &[u8]) -> Parts {
 /// # Errors
 /// Too few bytes.
 pub fn time(bytes: &[u8]) -> Result<i64, RecordError> {
-    let digits = bytes.len().checked_sub(3).ok_or_else(|| malformed("a time"))?;
+    let digits = bytes.len().checked_sub(3).filter(|n| *n <= 3).ok_or_else(|| malformed("a time"))?;
     let bits = bytes.len() * 8;
     let packed = signed(big_endian(bytes)) - (1 << (bits - 1));
     let (sign, packed) = (packed.signum(), packed.abs());
@@ -104,7 +105,7 @@ pub fn time(bytes: &[u8]) -> Result<i64, RecordError> {
 /// TIME before 5.6: `hhmmss` as a number with a sign.
 #[must_use]
 pub fn old_time(bytes: &[u8]) -> i64 {
-    let number = signed(little_endian(bytes));
+    let number = signed(little_endian(bytes.get(..3).unwrap_or_default()));
     let number = if number >= 1 << 23 { number - (1 << 24) } else { number };
     let (sign, number) = (number.signum(), number.abs());
     sign * clock(number / 10_000, number / 100 % 100, number % 100)
@@ -115,7 +116,8 @@ pub fn old_time(bytes: &[u8]) -> i64 {
 /// # Errors
 /// Too few bytes.
 pub fn timestamp(bytes: &[u8], old: bool) -> Result<Option<i64>, RecordError> {
-    let (whole, digits) = bytes.split_first_chunk::<4>().ok_or_else(|| malformed("a timestamp"))?;
+    let whole = bytes.split_first_chunk::<4>().filter(|(_, digits)| digits.len() <= 3);
+    let (whole, digits) = whole.ok_or_else(|| malformed("a timestamp"))?;
     let seconds = signed(if old { little_endian(whole) } else { big_endian(whole) });
     let micros = seconds * SECOND_US + fraction(digits);
     Ok((micros != 0).then_some(micros))

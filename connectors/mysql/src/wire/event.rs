@@ -163,6 +163,8 @@ pub struct GtidEvent {
     pub commit_time_us: Option<i64>,
     /// MariaDB: the next event is all of it.
     pub standalone: bool,
+    /// MariaDB: the XA transaction that it prepares.
+    pub xa: Option<String>,
 }
 
 /// MySQL's GTID and ANONYMOUS_GTID events.
@@ -177,7 +179,7 @@ pub fn gtid(kind: u8, body: &[u8]) -> Result<GtidEvent, DecodeError> {
     // Logical clock, then the times, which 5.7 did not have.
     let commit_time_us = cursor.take(17).ok().and_then(|_| commit_time(&mut cursor));
     let gtid = (kind == kind::GTID).then(|| Gtid::MySql { tsid: Tsid { uuid, tag: "".into() }, number });
-    Ok(GtidEvent { gtid, commit_time_us, standalone: false })
+    Ok(GtidEvent { gtid, commit_time_us, standalone: false, xa: None })
 }
 
 fn commit_time(cursor: &mut Cursor<'_>) -> Option<i64> {
@@ -193,10 +195,37 @@ fn commit_time(cursor: &mut Cursor<'_>) -> Option<i64> {
 /// Malformed bytes.
 pub fn maria_gtid(server: u32, body: &[u8]) -> Result<GtidEvent, DecodeError> {
     const STANDALONE: u8 = 1;
+    const GROUP_COMMIT_ID: u8 = 2;
+    const PREPARED_XA: u8 = 64;
     let mut cursor = Cursor::new(body, "a GTID event");
     let (sequence, domain, flags) = (cursor.u64()?, cursor.u32()?, cursor.u8()?);
+    let mut xa = None;
+    if flags & PREPARED_XA != 0 {
+        if flags & GROUP_COMMIT_ID != 0 {
+            cursor.u64()?;
+        }
+        let format = cursor.u32()?;
+        let (global, branch) = (cursor.u8()?, cursor.u8()?);
+        xa = Some(xa_name([cursor.take(global.into())?, cursor.take(branch.into())?], format));
+    }
     let gtid = Some(Gtid::MariaDb { domain, server, sequence });
-    Ok(GtidEvent { gtid, commit_time_us: None, standalone: flags & STANDALONE != 0 })
+    Ok(GtidEvent { gtid, commit_time_us: None, standalone: flags & STANDALONE != 0, xa })
+}
+
+/// An XA transaction's name as `XA COMMIT` writes it.
+fn xa_name(parts: [&[u8]; 2], format: u32) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::new();
+    for part in parts {
+        name.push_str("X'");
+        for byte in part {
+            // Writing to a String can't fail.
+            let _ok = write!(name, "{byte:02x}");
+        }
+        name.push_str("',");
+    }
+    let _ok = write!(name, "{format}");
+    name
 }
 
 /// A statement.
@@ -232,23 +261,12 @@ pub fn query(body: &[u8]) -> Result<Query<'_>, DecodeError> {
 /// # Errors
 /// Malformed bytes.
 pub fn xa_prepare(body: &[u8]) -> Result<(String, bool), DecodeError> {
-    use std::fmt::Write as _;
     let mut cursor = Cursor::new(body, "an XA prepare event");
     let one_phase = cursor.u8()? != 0;
     let format = cursor.u32()?;
     let length = |n: u32| usize::try_from(n).map_err(|_| DecodeError::Malformed("an XA prepare event"));
     let (global, branch) = (length(cursor.u32()?)?, length(cursor.u32()?)?);
-    let mut name = String::new();
-    for part in [cursor.take(global)?, cursor.take(branch)?] {
-        name.push_str("X'");
-        for byte in part {
-            // Writing to a String can't fail.
-            let _ok = write!(name, "{byte:02x}");
-        }
-        name.push_str("',");
-    }
-    let _ok = write!(name, "{format}");
-    Ok((name, one_phase))
+    Ok((xa_name([cursor.take(global)?, cursor.take(branch)?], format), one_phase))
 }
 
 /// A HEARTBEAT_V2 event's file and position.

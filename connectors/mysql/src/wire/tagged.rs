@@ -74,5 +74,6 @@ pub fn decode(body: &[u8]) -> Result<GtidEvent, DecodeError> {
         gtid: Some(Gtid::MySql { tsid: Tsid { uuid, tag }, number }),
         commit_time_us,
         standalone: false,
+        xa: None,
     })
 }

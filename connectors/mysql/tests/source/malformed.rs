@@ -112,11 +112,11 @@ proptest! {
 
     #[test]
     fn arbitrary_events(kind in any::<u8>(), bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-        drop(event::Header::decode(&bytes));
-        drop(event::format_description(&bytes));
+        drop(event::Header::decode(&bytes).is_ok());
+        drop(event::format_description(&bytes).is_ok());
         drop(event::gtid(kind, &bytes));
         drop(event::maria_gtid(1, &bytes));
-        drop(event::query(&bytes));
+        drop(event::query(&bytes).is_ok());
         drop(event::rotate(&bytes));
         drop(event::xa_prepare(&bytes));
         drop(event::heartbeat_v2(&bytes));
@@ -129,7 +129,7 @@ proptest! {
             while let Ok(Some(_)) = events.next() {}
         }
         if let Some(operation) = rows::operation(kind) {
-            drop(rows::decode(kind, operation, &bytes));
+            drop(rows::decode(kind, operation, &bytes).is_ok());
         }
     }
 }

@@ -22,20 +22,22 @@ fn state(events: &[Event], table: &str) -> BTreeMap<String, String> {
     rows
 }
 
-/// No key may be created, or read, twice without a delete between.
+/// No row is read twice or created twice without a delete between, and none is created after it was read. (A row that the stream
+/// told of before its chunk was read may be read after that.)
 fn assert_no_doubles(events: &[Event], table: &str) {
-    let mut there = std::collections::HashSet::new();
+    let (mut created, mut read) = (std::collections::HashSet::new(), std::collections::HashSet::new());
     for event in events.iter().filter(|e| e.topic.ends_with(&format!(".{table}"))) {
         let id = event.after.as_ref().or(event.before.as_ref()).unwrap()[0].clone();
         match event.op {
-            Op::Create | Op::Read => assert!(there.insert(id.clone()), "{id} arrived twice: {:?}", event.op),
+            Op::Create => {
+                assert!(!read.contains(&id) && created.insert(id.clone()), "{id} was created twice")
+            }
+            Op::Read => assert!(read.insert(id.clone()), "{id} was read twice"),
             Op::Delete => {
-                there.remove(&id);
+                created.remove(&id);
+                read.remove(&id);
             }
-            _ => {
-                // An update of a row that the snapshot has not delivered yet: the row is left out of its chunk.
-                there.insert(id);
-            }
+            _ => {}
         }
     }
 }
@@ -142,8 +144,8 @@ async fn chunks_go_on_after_keys_of_every_type() {
     for server in [MYSQL, MARIADB] {
         let mut db = Database::new(server).await;
         for (n, (ty, values)) in [
-            ("VARCHAR(10)", "'a', 'B', 'ä', 'Z', 'zz', ''''"),
-            ("VARCHAR(10) CHARACTER SET latin1", "'a', 'B', 'ä', 'Z', 'zz', 'é'"),
+            ("VARCHAR(10)", "'a', 'B', 'ü', 'Z', 'zz', ''''"),
+            ("VARCHAR(10) CHARACTER SET latin1", "'a', 'B', 'ü', 'Z', 'zz', 'é'"),
             ("DECIMAL(10,3)", "-1.5, 0, 0.001, 2, 99, 100"),
             ("BIGINT UNSIGNED", "0, 1, 9223372036854775808, 18446744073709551615, 5, 6"),
             ("DATE", "'1000-01-01', '1969-12-31', '2026-01-01', '2026-01-02', '2027-01-01', '9999-12-31'"),
