@@ -83,15 +83,16 @@ pub async fn binlog_status(conn: &mut Conn, server: Server) -> Result<BinlogPosi
     }
 }
 
-/// The server's uuid; empty for MariaDB, which has none.
+/// What tells this server from others: its uuid; for MariaDB, which has none, its server id.
 ///
 /// # Errors
 /// The server's.
 pub async fn server_uuid(conn: &mut Conn, flavour: Flavour) -> Result<String, ConnectorError> {
-    if flavour == Flavour::MariaDb {
-        return Ok(String::new());
-    }
-    let uuid: Option<String> = conn.query_first("SELECT @@global.server_uuid").await.map_err(from_mysql)?;
+    let sql = match flavour {
+        Flavour::MySql => "SELECT @@global.server_uuid",
+        Flavour::MariaDb => "SELECT CONCAT('server_id ', @@global.server_id)",
+    };
+    let uuid: Option<String> = conn.query_first(sql).await.map_err(from_mysql)?;
     Ok(uuid.unwrap_or_default())
 }
 

@@ -92,6 +92,8 @@ pub struct BinlogSourceTask {
     announce: bool,
     /// A batch that was taken from the queue and not yielded yet.
     pending: Option<RawBatch>,
+    /// The position is of the server that is streaming: a batch came from it.
+    heard: bool,
     tables: TablePlans,
     names: Arc<SourceNames>,
     snapshot: Option<SnapshotRun>,
@@ -115,7 +117,7 @@ impl BinlogSourceTask {
         let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
         let announce = stored.is_none();
         let uuid = setup::server_uuid(&mut conn, server.flavour).await?;
-        let offset = match stored {
+        let mut offset = match stored {
             Some(stored) if stored.flavour != flavour_name(server.flavour) => {
                 return Err(ConnectorError::fatal(
                     "MYSQL_OTHER_SERVER",
@@ -139,6 +141,13 @@ impl BinlogSourceTask {
             heartbeat_interval: plan.heartbeat_interval,
         })
         .await?;
+        if offset.server_uuid != uuid {
+            // Another server of the topology: its files are others. What was seen can't be told any more, and comes twice.
+            offset.server_uuid = uuid;
+            if let Some(progress) = &mut offset.snapshot {
+                progress.seen.clear();
+            }
+        }
         let mut watching = JoinSet::new();
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
@@ -162,6 +171,7 @@ impl BinlogSourceTask {
             offset,
             announce,
             pending: None,
+            heard: false,
             tables,
             names,
             snapshot,
@@ -244,7 +254,7 @@ impl BinlogSourceTask {
         let Some(run) = &mut self.snapshot else { return Ok(None) };
         let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
         match run.waits_for() {
-            Some(high) if here >= *high => {
+            Some(high) if self.heard && here >= *high => {
                 self.reader.control.want(false);
                 match run.release()? {
                     Some(chunk) => self.deliver_rows(chunk).map(Some),
@@ -295,6 +305,7 @@ impl BinlogSourceTask {
         let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.offset.set_position(&raw.position);
+        self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
             progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > raw.position.at);
             if progress.todo.is_empty() && progress.seen.is_empty() {

@@ -251,9 +251,10 @@ pub fn select_from(plan: &TablePlan) -> String {
         .iter()
         .map(|column| {
             let name = QuotedIdent::new(&column.name);
-            match column.kind {
-                Kind::Enum(_) | Kind::Set(_) => format!("CAST({name} AS UNSIGNED)"),
-                _ => name.to_string(),
+            if matches!(column.kind, Kind::Enum(_) | Kind::Set(_)) {
+                format!("CAST({name} AS UNSIGNED)")
+            } else {
+                name.to_string()
             }
         })
         .collect();

@@ -71,7 +71,18 @@ fn key_bytes(row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), ConnectorError> {
                 out.extend_from_slice(digits.trim_start_matches('0').as_bytes());
             }
             ValueRef::Bytes(bytes) => out.extend_from_slice(&bytes),
-            other => out.extend_from_slice(format!("{other:?}").as_bytes()),
+            // Types that are no part of keys that chunks are read by; any text that tells values apart will do.
+            other @ (ValueRef::Null
+            | ValueRef::Unavailable
+            | ValueRef::Absent
+            | ValueRef::Bool(_)
+            | ValueRef::Float32(_)
+            | ValueRef::Float64(_)
+            | ValueRef::Hex(_)
+            | ValueRef::ZonedMicros(_)
+            | ValueRef::Array(_)
+            | ValueRef::Struct(_)
+            | ValueRef::Map(_)) => out.extend_from_slice(format!("{other:?}").as_bytes()),
         }
         out.extend_from_slice(&(out.len() - length).to_be_bytes());
     }

@@ -291,7 +291,7 @@ impl Assembler {
     /// As [`Self::event`].
     pub fn step(&mut self) -> Result<(), ConnectorError> {
         let Some(mut payload) = self.payload.take() else { return Ok(()) };
-        let Some(event) = payload.next().map_err(malformed)? else {
+        let Some(event) = payload.next_event().map_err(malformed)? else {
             self.settle();
             return Ok(());
         };
@@ -311,7 +311,7 @@ impl Assembler {
         }
         // The header has 32 bits; events follow each other, so that a smaller number has gone round.
         let end = self.next.offset & !0xffff_ffff | u64::from(header.end);
-        Some(if end < self.next.offset { end + (1 << 32) } else { end })
+        Some(if end < self.next.offset { end.saturating_add(1 << 32) } else { end })
     }
 
     /// The server may pass events over that we have already.
@@ -330,7 +330,7 @@ impl Assembler {
             self.next.offset = end;
         } else if header.end == 0 && self.open.is_some() {
             // MariaDB 11 leaves the position of most events in a transaction out.
-            self.next.offset += u64::from(header.length);
+            self.next.offset = self.next.offset.saturating_add(header.length.into());
         }
         self.settle();
     }

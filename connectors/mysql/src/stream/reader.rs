@@ -315,7 +315,8 @@ impl<'a> Stream<'a> {
             control,
             connection,
             assembler,
-            handed: plan.from.at.clone(),
+            // Nothing yet: the first position is handed over even when it has not moved, so that the task knows that this server agrees.
+            handed: BinlogPosition::new("", 0),
             last_position: now,
             last_received: now,
             window: (now, 0),

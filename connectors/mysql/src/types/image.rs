@@ -192,14 +192,11 @@ pub fn vector(bytes: &[u8]) -> Result<ValueRef<'_>, RecordError> {
     Ok(ValueRef::Array(chunks.iter().map(|chunk| ValueRef::Float32(f32::from_le_bytes(*chunk))).collect()))
 }
 
-/// MariaDB keeps versions 1 to 7 with their parts in reverse order, so that they sort by time (sql_type_uuid.h).
+/// Sixteen bytes in the order in which they are written.
 fn uuid(bytes: &[u8]) -> Result<String, RecordError> {
     let bytes: [u8; 16] = exactly(bytes)?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-    let swapped = g >> 4 > 0 && g >> 4 < 6 && i & 0x80 != 0;
-    let stored = if swapped { [m, n, o, p, k, l, i, j, g, h, a, b, c, d, e, f] } else { bytes };
     let mut out = String::with_capacity(36);
-    for (index, byte) in stored.iter().enumerate() {
+    for (index, byte) in bytes.iter().enumerate() {
         if matches!(index, 4 | 6 | 8 | 10) {
             out.push('-');
         }

@@ -76,7 +76,7 @@ impl PayloadEvents {
     ///
     /// # Errors
     /// Malformed bytes.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, DecodeError> {
+    pub fn next_event(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         const CUT: DecodeError = DecodeError::Truncated("a compressed transaction");
         let mut header = [0; super::event::HEADER_BYTES];
         let mut filled = 0;

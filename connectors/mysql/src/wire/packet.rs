@@ -208,11 +208,11 @@ mod tests {
     async fn split_packets_are_joined() {
         let (mut server, client) = tokio::io::duplex(1 << 20);
         let mut packets = Packets::over(Box::new(client));
-        let payload: Vec<u8> = (0..FULL * 2 + 7).map(|n| (n % 251) as u8).collect();
+        let payload: Vec<u8> = (0..FULL * 2 + 7).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let sent = payload.clone();
         let writing = async move {
             for (n, part) in [(FULL, 0), (FULL, FULL), (7, FULL * 2)] {
-                let [a, b, c, _] = (n as u32).to_le_bytes();
+                let [a, b, c, _] = u32::try_from(n).unwrap().to_le_bytes();
                 server.write_all(&[a, b, c, 0]).await.unwrap();
                 server.write_all(&sent[part..part + n]).await.unwrap();
             }

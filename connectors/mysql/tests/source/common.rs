@@ -40,6 +40,19 @@ pub fn port(server: &str, options: &[&str]) -> u16 {
     })
 }
 
+/// A server of this test process alone, new; [`wipe`] it at the end.
+pub fn fresh(server: &str, options: &[&str]) -> (String, u16) {
+    let name = format!("{server}{}", std::process::id());
+    let port = port(&name, options);
+    (name, port)
+}
+
+/// Stops a server and deletes its data.
+pub fn wipe(server: &str) {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/mysql.sh");
+    assert!(Command::new("sh").arg(script).arg(server).arg("wipe").status().unwrap().success());
+}
+
 /// A database with a name of its own. Call [`Database::remove`] at the end of the test.
 pub struct Database {
     pub server: String,
@@ -81,6 +94,13 @@ impl Database {
         sql.query_drop(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")).await.unwrap();
         sql.query_drop(format!("USE {name}")).await.unwrap();
         Self { server: server.to_owned(), port, name, sql }
+    }
+
+    /// A server, without a database of the test's own.
+    pub async fn none(server: &str, port: u16) -> Self {
+        let plan = plan_with(server, port, "none", serde_json::json!({}));
+        let sql = plan.connection.connect(Purpose::Read).await.unwrap().conn;
+        Self { server: server.to_owned(), port, name: String::new(), sql }
     }
 
     pub fn is_mariadb(&self) -> bool {

@@ -11,9 +11,11 @@
     reason = "tests panic with context"
 )]
 
+mod auth;
 mod common;
 mod malformed;
 mod refusals;
 mod snapshot;
 mod stream;
+mod topology;
 mod types;
