@@ -35,7 +35,7 @@ pub async fn connect(plan: &ConnectionPlan) -> Result<(Conn, Server), ConnectorE
     let mut connection = plan.connect(Purpose::Read).await?;
     connection
         .conn
-        .query_drop("SET time_zone = '+00:00', sql_mode = 'ANSI_QUOTES', sql_quote_show_create = 1")
+        .query_drop("SET time_zone = '+00:00', sql_mode = ''")
         .await
         .map_err(from_mysql)?;
     Ok((connection.conn, connection.server))
