@@ -11,6 +11,10 @@ use rowstream_api::{
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
     TaskContext, TopicOffsets, TopicPartition,
 };
+use rowstream_mysql::{
+    sink::MySqlSink,
+    source::{MariaDbSource, MySqlSource},
+};
 use rowstream_postgres::{sink::PostgresSink, source::PostgresSource};
 use rowstream_webhook::WebhookSink;
 use serde_json::{Map, Value};
@@ -20,7 +24,14 @@ use crate::config::{ConnectorSpec, secrets, spec};
 /// Every connector this binary holds.
 #[must_use]
 pub fn plugins() -> Vec<Plugin> {
-    vec![source::<PostgresSource>(), sink::<PostgresSink>(), sink::<WebhookSink>()]
+    vec![
+        source::<PostgresSource>(),
+        source::<MySqlSource>(),
+        source::<MariaDbSource>(),
+        sink::<PostgresSink>(),
+        sink::<MySqlSink>(),
+        sink::<WebhookSink>(),
+    ]
 }
 
 /// The plugin of this name.

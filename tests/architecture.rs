@@ -115,6 +115,18 @@ fn the_api_has_no_runtime() {
 }
 
 #[test]
+fn only_the_mysql_crate_speaks_to_mysql() {
+    for (package, uses) in dependencies() {
+        for client in ["mysql_async", "mysql_common"] {
+            assert!(
+                package == "rowstream-mysql" || !uses.contains(client),
+                "{package} must not depend on {client}"
+            );
+        }
+    }
+}
+
+#[test]
 fn only_the_postgres_crate_speaks_to_postgres() {
     for (package, uses) in dependencies() {
         for client in ["tokio-postgres", "postgres-protocol"] {

@@ -4,6 +4,8 @@
 # Servers run on private ports and directories (tests/services), so it can be run twice, from anywhere, beside anything.
 #   ROWSTREAM_SERVICES       where servers live          (default /var/tmp/rowstream-services-UID)
 #   ROWSTREAM_TEST_POSTGRES  the version most tests use  (default 15)
+#   ROWSTREAM_TEST_MYSQL     (default mysql-9.7)
+#   ROWSTREAM_TEST_MARIADB   (default mariadb-11.8; see tests/services/mysql.sh)
 #   ROWSTREAM_PACKAGES=no    never install a package of the machine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -59,6 +61,10 @@ bash tests/services/kafka.sh up
 
 say "starting a schema registry"
 sh tests/services/registry.sh shared up
+# MySQL and MariaDB: the tests of connectors/mysql run on both. Another version: the name in the variable, e.g. mariadb-10.11.
+export ROWSTREAM_TEST_MYSQL=${ROWSTREAM_TEST_MYSQL:-mysql-9.7} ROWSTREAM_TEST_MARIADB=${ROWSTREAM_TEST_MARIADB:-mariadb-11.8}
+say "starting $ROWSTREAM_TEST_MYSQL and $ROWSTREAM_TEST_MARIADB"
+for server in "$ROWSTREAM_TEST_MYSQL" "$ROWSTREAM_TEST_MARIADB"; do sh tests/services/mysql.sh "$server" up; done
 
 # What a killed test process left behind holds slots and WAL: everything named for a process that is gone goes.
 leftovers() {
@@ -78,6 +84,17 @@ for left in "$ROWSTREAM_SERVICES"/registry-*-[0-9]*.run; do
     name=${left##*/registry-} name=${name%.run}
     if [ -d "$left" ] && [ ! -d "/proc/${name##*-}" ]; then sh tests/services/registry.sh "$name" wipe; fi
 done
+mysql_leftovers() {
+    local program=mysql name
+    [ "${1#mysql}" != "$1" ] || program=mariadb
+    local client=(sh tests/services/mysql.sh "$1" client "$program" --batch --skip-column-names)
+    "${client[@]}" -e "SHOW DATABASES" 2>/dev/null | while read -r name; do
+        [[ $name =~ _([0-9]+)_[0-9]+$ ]] && [ ! -d "/proc/${BASH_REMATCH[1]}" ] || continue
+        "${client[@]}" -e "DROP DATABASE \`$name\`" </dev/null 2>/dev/null || echo "database $name stays"
+    done
+}
+mysql_leftovers "$ROWSTREAM_TEST_MYSQL"
+mysql_leftovers "$ROWSTREAM_TEST_MARIADB"
 
 say "building and running the tests"
 status=0

@@ -1,7 +1,7 @@
 """The benchmarks behind tests/bench/run.sh. Standard library only.
 
 Every figure comes with its reference from the same run, on the same data: the bare protocol drain (`pg_recvlogical` to /dev/null) for the
-source, `COPY` of the same rows for the sink. Absolute figures of a shared machine mean little; ratios do.
+source, `COPY` of the same rows for the PostgreSQL sink, prepared multi-row upserts without offsets for the MySQL sink. Absolute figures of a shared machine mean little; ratios do.
 """
 
 import argparse
@@ -27,8 +27,12 @@ COLUMNS = """id bigint PRIMARY KEY, customer int NOT NULL, amount numeric(12,2),
     placed timestamptz, day date, status text, note text, payload text"""
 ROW = """i, (i::bigint * 7919 % 100000)::int, (i % 1000000) / 100.0, i % 3 = 0, i / 7.0, '2026-01-01'::timestamptz + i * interval '1 second',
     '2026-01-01'::date + (i % 1000)::int, 'status ' || i % 7, 'a note about order ' || i, repeat(md5(i::text), 3)"""
+# The same table in MySQL, and its rows as MySQL reads them.
+MYSQL_COLUMNS = """id bigint PRIMARY KEY, customer int NOT NULL, amount decimal(12,2), paid boolean, score double, placed datetime(6), day date,
+    status longtext, note longtext, payload longtext"""
+MYSQL_ROWS = "SELECT id, customer, amount, paid::int, score, placed AT TIME ZONE 'UTC', day, status, note, payload FROM orders ORDER BY id"
 # What the issue asks for, beside each figure.
-TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3}
+TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3, "mysql-sink-upsert": 0.6}
 RSS_TARGET_MIB, IDLE_RSS_TARGET_MIB = 64, 25
 
 
@@ -86,6 +90,25 @@ class Kafka:
 def cpu_seconds(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class MySqlServer:
+    """A MySQL of its own beside the shared one, from the same unpacked tree, as durable as it comes."""
+
+    name = "mysql-9.7@bench"
+
+    def __init__(self):
+        url = self.script("up", "--innodb-buffer-pool-size=1G", "--innodb-redo-log-capacity=2G")
+        self.port = int(url.strip().rsplit(":", 1)[1].rstrip("/"))
+
+    def script(self, *arguments):
+        done = subprocess.run(["sh", ROOT / "tests/services/mysql.sh", self.name, *arguments], text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"mysql.sh {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def sql(self, sql):
+        return self.script("client", "mysql", "--batch", "--skip-column-names", "-e", sql).strip()
 
 
 class Daemon:
@@ -340,6 +363,58 @@ def upsert(name, options, server):
     return result(name, own, "COPY of the same rows", reference, cpu, rss)
 
 
+def mysql_upsert(name, options, server):
+    """A full topic into an empty table of MySQL, against prepared multi-row upserts of the same rows and nothing else."""
+    database, mysql = "mysql_sink_source", MySqlServer()
+    make_source(server, database, ["sink_slot"])
+    server.sql(database, f"INSERT INTO orders SELECT {ROW} FROM generate_series(1, {options.rows}) i")
+    rows = pathlib.Path(tempfile.mkstemp(prefix="rowstream-bench-rows-", dir="/var/tmp")[1])
+    with open(rows, "w") as file:
+        server.client("psql", "-Xq", "-d", database, "-c", f"COPY ({MYSQL_ROWS}) TO STDOUT", stdout=file)
+    daemon = Daemon(options.binary, server, [source(server, database, "sink_slot")])
+    reference, own, cpu, rss = [], [], [], []
+    try:
+        daemon.start()
+        daemon.until("the topic is full", lambda: daemon.topic_rows() >= options.rows)
+        daemon.stop()
+        for run in range(options.runs):
+            theirs, ours, offsets = f"sink_ref{run}", f"sink_own{run}", f"offsets{run}"
+            for target in (theirs, ours):
+                mysql.sql(f"CREATE DATABASE {target}; CREATE TABLE {target}.orders ({MYSQL_COLUMNS})")
+            began = time.monotonic()
+            subprocess.run([options.binary.parent / "examples/upsert_ceiling", str(mysql.port), theirs, rows], check=True)
+            reference.append(options.rows / (time.monotonic() - began))
+            config = {"connection": {"host": "127.0.0.1", "port": mysql.port, "database": ours, "user": "root", "tls": {"mode": "disable"}},
+                      "offsets_database": offsets}
+            daemon.connectors([{"name": f"sink{run}", "connector": "mysql-sink", "topics": ["bench.*"], "config": config}])
+            began = time.monotonic()
+            daemon.start()
+            stored = f"SELECT COALESCE(SUM(next_offset), 0) FROM {offsets}.sink_offsets"
+            daemon.until("the target has all", lambda: quietly(lambda: int(mysql.sql(stored)) >= options.rows))
+            own.append(options.rows / (time.monotonic() - began))
+            cpu.append(daemon.cpu_seconds() * 1e6 / options.rows)
+            rss.append(daemon.peak_mib())
+            daemon.stop()
+            sums = [line.split("\t")[1] for line in mysql.sql(f"CHECKSUM TABLE {theirs}.orders, {ours}.orders").splitlines()]
+            if sums[0] != sums[1]:
+                daemon.fail("the target's rows are not the source's")
+            mysql.sql(f"DROP DATABASE {theirs}; DROP DATABASE {ours}; DROP DATABASE {offsets}")
+            print(f"  {name}: ceiling {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s", file=sys.stderr)
+    finally:
+        daemon.remove()
+        rows.unlink()
+        mysql.script("wipe")
+    drop_source(server, database)
+    return result(name, own, "prepared multi-row upserts, no offsets", reference, cpu, rss)
+
+
+def quietly(look):
+    try:
+        return look()
+    except RuntimeError:
+        return False  # The table of offsets is not there yet.
+
+
 def is_done(server, database, sql):
     try:
         return server.sql(database, sql) == "t"
@@ -442,13 +517,16 @@ def print_table(results):
               + "; ".join(part for part in (r["reference"], verdict(r)) if part))
 
 
-BENCHES = {"pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "pg-kafka-stream": kafka_stream, "latency": latency, "idle": idle}
+BENCHES = {
+    "pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "mysql-sink-upsert": mysql_upsert,
+    "pg-kafka-stream": kafka_stream, "latency": latency, "idle": idle,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
-    parser.add_argument("--binary", required=True)
+    parser.add_argument("--binary", required=True, type=pathlib.Path)
     parser.add_argument("--bare-producer", help="what pg-kafka-stream is compared with")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3, help="of which the median counts; 3 or more for a result worth quoting")

@@ -1,6 +1,7 @@
 //! The promise, under SIGKILL.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
@@ -14,6 +15,7 @@ use crate::{
     support::{
         daemon::Daemon,
         kafka::Kafka,
+        mysql::{MySqlDatabase, servers},
         note, one_at_a_time,
         postgres::Database,
         receiver::{Receiver, Reply},
@@ -31,7 +33,7 @@ const SEED: u64 = 20_261_121;
 fn exactly_once_under_sigkill() {
     let _turn = one_at_a_time();
     let daemon = Daemon::new(json!({}));
-    let pace = Pace { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8) };
+    let pace = Pace::of_embedded();
     judge(&daemon, &pace, |in_snapshot| kill_repeatedly(&daemon, &pace, in_snapshot, || true));
 }
 
@@ -75,6 +77,12 @@ struct Pace {
     pause: Duration,
 }
 
+impl Pace {
+    fn of_embedded() -> Self {
+        Self { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8) }
+    }
+}
+
 /// Ends what waits for it, also when the test fails.
 struct SetWhenDropped<'a>(&'a AtomicBool);
 
@@ -84,7 +92,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// Source, sink and webhook under load while `kill` does its worst; it is told how to learn whether a snapshot is under way.
+/// Source, sink and webhook under load and kills.
 fn judge(daemon: &Daemon, pace: &Pace, kill: impl FnOnce(&dyn Fn() -> bool)) {
     let (source, target) = (Database::new("kill_src"), Database::new("kill_dst"));
     source.sql.run(ledger::TABLES);
@@ -100,13 +108,80 @@ fn judge(daemon: &Daemon, pace: &Pace, kill: impl FnOnce(&dyn Fn() -> bool)) {
     daemon.connector(&rig::sink(&target, json!({})));
     daemon.connector(&rig::webhook(&receiver, json!({})));
 
+    let proof = kill_under_load(daemon, &source, pace, kill);
+    let rows = oracle::target_equals_source(daemon, &source, &target);
+    let records = proof.topics_equal_ledger(daemon, &source);
+    let delivered = oracle::webhooks_equal_topics(daemon, &receiver);
+    let sent = receiver.count();
+    let Proof { committed, samples, .. } = proof;
+    note(&format!(
+        "at least {KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the \
+         source, {delivered} webhooks ({sent} requests), {samples} samples of the slot"
+    ));
+    daemon.kill(); // Before the databases that it reads go.
+}
+
+/// The same kills with MySQL and MariaDB as targets: both equal the source, row by row, whatever was killed when.
+#[test]
+fn exactly_once_under_sigkill_into_mysql_and_mariadb() {
+    let _turn = one_at_a_time();
+    let source = Database::new("kill_my_src");
+    source.sql.run(ledger::TABLES);
+    workload::fill(&source.sql, 10_000);
+    let targets = servers().map(|(name, port)| (name, MySqlDatabase::on(port, "kill_dst")));
+    let daemon = Daemon::new(json!({}));
+    daemon.connector(&rig::source(&source, json!({ "snapshot": { "mode": "initial", "chunk_rows": 300 } })));
+    for (name, target) in &targets {
+        daemon.connector(&rig::mysql_sink(name, target, json!({})));
+    }
+    let pace = Pace::of_embedded();
+    let proof = kill_under_load(&daemon, &source, &pace, |in_snapshot| {
+        kill_repeatedly(&daemon, &pace, in_snapshot, || true);
+    });
+    for (name, target) in &targets {
+        let rows = oracle::target_equals_source(&daemon, &source, target);
+        note(&format!(
+            "{KILLS} kills, {} transactions: {rows} rows of {name} equal the source",
+            proof.committed
+        ));
+    }
+    let records = proof.topics_equal_ledger(&daemon, &source);
+    note(&format!("{records} records equal the ledger"));
+}
+
+/// What happened under load and kills.
+struct Proof {
+    /// What was committed before the slot existed.
+    before: HashSet<i64>,
+    committed: u64,
+    samples: u64,
+}
+
+impl Proof {
+    /// Answers how many records were compared.
+    fn topics_equal_ledger(&self, daemon: &Daemon, source: &Database) -> usize {
+        let ledger = ledger::read(&source.connect());
+        let equal =
+            |(table, _): &(&str, &str)| oracle::topic_equals_ledger(daemon, table, &ledger, &self.before);
+        ledger::COLUMNS.iter().map(equal).sum()
+    }
+}
+
+/// Writers at work while `kill` does its worst (it is told how to learn whether a snapshot is under way); the daemon is up at the
+/// end.
+fn kill_under_load(
+    daemon: &Daemon,
+    source: &Database,
+    pace: &Pace,
+    kill: impl FnOnce(&dyn Fn() -> bool),
+) -> Proof {
     let before = ledger::committed_now(&source.sql);
     source.make_slot(); // Nobody writes yet, so all of `before` and nothing else lies before the slot.
-    let workload = Workload::start(&source, 3, SEED, pace.pause);
+    let workload = Workload::start(source, 3, SEED, pace.pause);
     let stop = AtomicBool::new(false);
-    let (watched, admin) = (source.connect(), source.connect());
+    let watched = source.connect();
     let samples = std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| oracle::watch_confirmed(daemon, &source, &watched, &stop));
+        let sampler = scope.spawn(|| oracle::watch_confirmed(daemon, source, &watched, &stop));
         {
             let _stops = SetWhenDropped(&stop);
             kill(&|| {
@@ -118,22 +193,9 @@ fn judge(daemon: &Daemon, pace: &Pace, kill: impl FnOnce(&dyn Fn() -> bool)) {
     });
     let committed = workload.stop();
     daemon.start();
-
-    let rows = oracle::target_equals_source(daemon, &source, &target);
-    let ledger = ledger::read(&admin);
-    let records: usize = ledger::COLUMNS
-        .iter()
-        .map(|(table, _)| oracle::topic_equals_ledger(daemon, table, &ledger, &before))
-        .sum();
-    let delivered = oracle::webhooks_equal_topics(daemon, &receiver);
-    let sent = receiver.count();
     assert!(samples > 100, "only {samples} samples of the slot");
     assert!(committed > 500, "only {committed} transactions committed");
-    note(&format!(
-        "at least {KILLS} kills, {committed} transactions: {records} records equal the ledger, {rows} rows equal the \
-         source, {delivered} webhooks ({sent} requests), {samples} samples of the slot"
-    ));
-    daemon.kill(); // Before the databases that it reads go.
+    Proof { before, committed, samples }
 }
 
 /// Kills at random moments, until `enough` as well. The first ones come early, so that they hit start and snapshot; the daemon is

@@ -104,7 +104,7 @@ fn rest_lifecycle() {
     let root = daemon.get("/");
     assert!(root["version"].is_string(), "{root}");
     let plugins = daemon.get("/connector-plugins").to_string();
-    for class in ["postgres-source", "postgres-sink", "webhook"] {
+    for class in ["postgres-source", "postgres-sink", "mysql-sink", "webhook"] {
         assert!(plugins.contains(class), "{class} is not in {plugins}");
     }
 

@@ -17,6 +17,7 @@ mod damage;
 mod exactly_once;
 mod ledger;
 mod lifecycle;
+mod mysql;
 mod oracle;
 mod python;
 mod registry;

@@ -13,7 +13,7 @@ use crate::{
     ledger::{COLUMNS, Entry, Event, Ledger, key_text},
     support::{
         daemon::{Daemon, TopicRecord},
-        postgres::{Database, Sql},
+        postgres::{Database, Rows, Sql},
         receiver::Receiver,
     },
 };
@@ -194,18 +194,18 @@ fn same_value(expected: &Value, told: &Value) -> bool {
 }
 
 /// Waits until the target has every row of the source and no other, all columns; panics with the first difference.
-pub fn target_equals_source(daemon: &Daemon, source: &Database, target: &Database) -> usize {
+pub fn target_equals_source(daemon: &Daemon, source: &Database, target: &impl Rows) -> usize {
     let mut rows = 0;
     for (table, columns) in COLUMNS {
-        let sql = format!("SELECT {columns} FROM {table} ORDER BY {columns}");
-        let expected = source.sql.rows(&sql);
-        let exists = format!("SELECT to_regclass('public.{table}')");
+        let columns: Vec<&str> = columns.split(", ").collect();
+        let selected: Vec<String> = columns.iter().map(|column| target.in_source(column)).collect();
+        let mut expected = source.sql.rows(&format!("SELECT {} FROM {table}", selected.join(", ")));
+        expected.sort_unstable();
         let mut found = Vec::new();
         let deadline = std::time::Instant::now() + Duration::from_secs(120);
         while found != expected && std::time::Instant::now() < deadline {
-            if target.sql.one(&exists).is_some() {
-                found = target.sql.rows(&sql);
-            }
+            found = target.rows_of(table, &columns).unwrap_or_default();
+            found.sort_unstable();
             std::thread::sleep(Duration::from_millis(30));
         }
         if found != expected {

@@ -27,6 +27,98 @@ pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// What Debezium writes for `infinity`.
+pub const POSITIVE_INFINITY_US: i64 = 9_223_372_036_825_200_000;
+/// What Debezium writes for `-infinity`.
+pub const NEGATIVE_INFINITY_US: i64 = -9_223_372_036_832_400_000;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// Reads ISO 8601 with a zone: `2026-01-02T03:04:05.678901Z`, `-0043-03-15T00:00:00+01:30`, `infinity`.
+#[must_use]
+pub fn parse_instant(text: &str) -> Option<i64> {
+    match text {
+        "infinity" => return Some(POSITIVE_INFINITY_US),
+        "-infinity" => return Some(NEGATIVE_INFINITY_US),
+        _ => {}
+    }
+    let (negative, rest) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let mut cursor = Cursor(rest);
+    let year = cursor.number(4, 9)?;
+    let year = if negative { -year } else { year };
+    cursor.expect(b'-')?;
+    let month = cursor.number(2, 2)?;
+    cursor.expect(b'-')?;
+    let day = cursor.number(2, 2)?;
+    cursor.expect(b'T').or_else(|| cursor.expect(b' '))?;
+    let hour = cursor.number(2, 2)?;
+    cursor.expect(b':')?;
+    let minute = cursor.number(2, 2)?;
+    let second = if cursor.expect(b':').is_some() { cursor.number(2, 2)? } else { 0 };
+    let fraction = if cursor.expect(b'.').is_some() { cursor.fraction()? } else { 0 };
+    let offset_seconds = cursor.zone()?;
+    let in_range = (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour <= 24
+        && minute <= 59
+        && second <= 60
+        && cursor.0.is_empty();
+    if !in_range {
+        return None;
+    }
+    let seconds = hour * 3600 + minute * 60 + second - offset_seconds;
+    days_from_civil(year, month, day).checked_mul(DAY_US)?.checked_add(seconds * 1_000_000 + fraction)
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        let (first, rest) = self.0.split_first()?;
+        (*first == byte).then(|| self.0 = rest)
+    }
+
+    fn number(&mut self, digits_min: usize, digits_max: usize) -> Option<i64> {
+        let length = self.0.iter().take(digits_max).take_while(|byte| byte.is_ascii_digit()).count();
+        if length < digits_min {
+            return None;
+        }
+        let (digits, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
+    }
+
+    /// Microseconds; digits beyond the sixth must be zeros, because PostgreSQL keeps six.
+    fn fraction(&mut self) -> Option<i64> {
+        let length = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (digits, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        let beyond_zero = digits.iter().skip(6).all(|digit| *digit == b'0');
+        let padded = digits.iter().copied().chain(std::iter::repeat(b'0')).take(6);
+        (length > 0 && beyond_zero)
+            .then(|| padded.fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
+    }
+
+    fn zone(&mut self) -> Option<i64> {
+        if self.expect(b'Z').is_some() {
+            return Some(0);
+        }
+        let sign = if self.expect(b'+').is_some() {
+            1
+        } else {
+            self.expect(b'-')?;
+            -1
+        };
+        let hours = self.number(2, 2)?;
+        let minutes = if self.expect(b':').is_some() { self.number(2, 2)? } else { 0 };
+        Some(sign * (hours * 3600 + minutes * 60))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

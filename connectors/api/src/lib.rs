@@ -16,6 +16,7 @@ pub mod row;
 pub mod schema;
 pub mod sink;
 pub mod source;
+pub mod table_sink;
 pub mod text;
 pub mod units;
 pub mod value;

@@ -53,6 +53,12 @@ impl fmt::Display for TableName {
     }
 }
 
+impl rowstream_api::table_sink::batch::Table for TableName {
+    fn of((schema, table): (&str, &str)) -> Self {
+        Self::new(schema, table)
+    }
+}
+
 /// A string literal, printed quoted; for the replication protocol's commands, which take no parameters.
 pub struct QuotedLiteral<'a>(pub &'a str);
 

@@ -4,60 +4,19 @@
 
 use std::time::Duration;
 
-use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
+use rowstream_api::{
+    ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind,
+    table_sink::{RecordPolicy, TableTemplate},
+    units,
+};
 use serde::Deserialize;
 
 use crate::{
     connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan},
     ident::QuotedIdent,
-    sink::template::TableTemplate,
 };
 
-/// How records become rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WriteMode {
-    /// The target equals the source: one row a key.
-    #[default]
-    Upsert,
-    /// The target is a history: one row a record.
-    Append,
-}
-
-/// What the sink may change about existing tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchemaChanges {
-    /// Nothing: a column that is missing is an error.
-    None,
-    /// Missing columns are added; nothing is ever dropped or altered.
-    #[default]
-    AddColumns,
-}
-
-/// What a truncate event does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TruncatePolicy {
-    /// Truncates the target table, in order with the rows around it.
-    #[default]
-    Apply,
-    /// Nothing.
-    Ignore,
-    /// The record is refused.
-    Fail,
-}
-
-/// What happens when an event lacks unchanged columns of a row that the target does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MissingUnavailable {
-    /// The record is refused.
-    #[default]
-    Refuse,
-    /// The row is inserted with NULL (or the column's default) in these columns.
-    InsertNull,
-}
+pub use rowstream_api::table_sink::{MissingUnavailable, SchemaChanges, TruncatePolicy, WriteMode};
 
 /// The `config` block.
 #[derive(Debug, Clone, Deserialize)]
@@ -254,12 +213,8 @@ impl ConfigSpec for PostgresSinkConfig {
 pub struct PostgresSinkPlan {
     /// How to connect.
     pub connection: ConnectionPlan,
-    /// Upsert or append.
-    pub write_mode: WriteMode,
-    /// Whether deletes are applied.
-    pub delete: bool,
-    /// Where a record goes.
-    pub table: TableTemplate,
+    /// What is to be made of a record.
+    pub records: RecordPolicy,
     /// Whether missing tables are created.
     pub create_tables: bool,
     /// What may change about existing tables.
@@ -270,8 +225,6 @@ pub struct PostgresSinkPlan {
     pub batch_bytes_max: usize,
     /// Schema of the fence and offset tables.
     pub offsets_schema: QuotedIdent,
-    /// What a truncate event does.
-    pub truncate: TruncatePolicy,
     /// What an update of a missing row with unchanged columns does.
     pub missing_unavailable: MissingUnavailable,
     /// Append mode: whether the `__…` columns are written.
@@ -303,15 +256,17 @@ impl PostgresSinkConfig {
         match (table, connection, errors.0.is_empty()) {
             (Some(table), Some(connection), true) => Ok(PostgresSinkPlan {
                 connection,
-                write_mode: self.write_mode,
-                delete: self.delete,
-                table,
+                records: RecordPolicy {
+                    write_mode: self.write_mode,
+                    delete: self.delete,
+                    truncate: self.truncate,
+                    table,
+                },
                 create_tables: self.create_tables,
                 schema_changes: self.schema_changes,
                 batch_rows_max: self.batch_rows_max,
                 batch_bytes_max: usize::try_from(self.batch_bytes_max.0).unwrap_or(usize::MAX),
                 offsets_schema: QuotedIdent::new(&self.offsets_schema),
-                truncate: self.truncate,
                 missing_unavailable: self.missing_unavailable,
                 metadata_columns: self.metadata_columns,
                 statement_timeout: self.statement_timeout,

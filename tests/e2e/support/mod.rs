@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod http;
 pub mod kafka;
+pub mod mysql;
 pub mod postgres;
 pub mod receiver;
 pub mod registry;

@@ -66,7 +66,7 @@ impl Sql {
     }
 
     /// All rows, each column as text.
-    pub fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+    pub fn rows(&self, sql: &str) -> Vec<Row> {
         let messages =
             runtime().block_on(self.client.simple_query(sql)).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         let row = |m: SimpleQueryMessage| match m {
@@ -96,6 +96,28 @@ impl Sql {
             sink.send(bytes::Bytes::copy_from_slice(lines.as_bytes())).await?;
             sink.finish().await
         })
+    }
+}
+
+/// One row, each column as text.
+pub type Row = Vec<Option<String>>;
+
+/// A target whose rows can be compared with those of a source in PostgreSQL.
+pub trait Rows {
+    /// How the source selects a column to get the text that the target has.
+    fn in_source(&self, column: &str) -> String;
+    /// All rows; `None` while there is no such table.
+    fn rows_of(&self, table: &str, columns: &[&str]) -> Option<Vec<Row>>;
+}
+
+impl Rows for Database {
+    fn in_source(&self, column: &str) -> String {
+        column.to_owned()
+    }
+
+    fn rows_of(&self, table: &str, columns: &[&str]) -> Option<Vec<Row>> {
+        self.sql.one(&format!("SELECT to_regclass('public.{table}')"))?;
+        Some(self.sql.rows(&format!("SELECT {} FROM {table}", columns.join(", "))))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{daemon::Daemon, postgres::Database, receiver::Receiver};
+use super::{daemon::Daemon, mysql::MySqlDatabase, postgres::Database, receiver::Receiver};
 
 /// A secret of Standard Webhooks: `whsec_` and 32 bytes.
 pub const WEBHOOK_SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -35,6 +35,22 @@ pub fn sink(database: &Database, extra: Value) -> Value {
     let config = json!({ "connection": connection(database), "write_mode": "upsert" });
     json!({
         "name": "warehouse", "connector": "postgres-sink", "topics": ["shop.*"], "config": overlaid(config, extra),
+        "restart": { "backoff_initial": "50ms", "backoff_max": "500ms" }
+    })
+}
+
+/// A sink of all topics into MySQL or MariaDB, which has this name.
+pub fn mysql_sink(name: &str, database: &MySqlDatabase, extra: Value) -> Value {
+    let config = json!({
+        "connection": {
+            "host": "127.0.0.1", "port": database.port, "database": database.name, "user": "root",
+            "tls": { "mode": "disable" }
+        },
+        "offsets_database": database.offsets(),
+        "write_mode": "upsert",
+    });
+    json!({
+        "name": name, "connector": "mysql-sink", "topics": ["shop.*"], "config": overlaid(config, extra),
         "restart": { "backoff_initial": "50ms", "backoff_max": "500ms" }
     })
 }

@@ -12,13 +12,17 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use rowstream_api::{ConnectorError, RecordError, TopicOffsets, TopicPartition};
+use rowstream_api::{
+    ConnectorError, RecordError, TopicOffsets, TopicPartition,
+    table_sink::{
+        Batch, Entry,
+        rows::{ByColumns, by_present_columns, key},
+    },
+};
 use tokio_postgres::{Client, Statement, types::ToSql};
 
 use super::{
     arrays::column_arrays,
-    batch::{Batch, Entry, elements},
-    encode::UNAVAILABLE,
     fence::Fence,
     pipeline::{Failure, Pipeline, answered},
     plan::TablePlan,
@@ -81,7 +85,7 @@ pub(crate) struct Counts {
 }
 
 /// Turns a batch into steps, in the order in which they must run.
-pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>, Counts) {
+pub(crate) fn steps(batch: &mut Batch<TablePlan>, config: &PostgresSinkPlan) -> (Vec<Step>, Counts) {
     let mut steps = Vec::new();
     let mut counts = Counts::default();
     let Batch { arena, segments, .. } = batch;
@@ -91,7 +95,7 @@ pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>,
         if segment.truncate {
             steps.push(Step { plan: None, table: table.clone(), rows: Vec::new() });
         }
-        let Some(plan) = segment.plan.clone().filter(|_| !net.rows.is_empty()) else { continue };
+        let Some(plan) = segment.plan.clone().filter(|_| !net.is_empty()) else { continue };
         let mut push = |action: Action, rows: Vec<Entry>| {
             if !rows.is_empty() {
                 steps.push(Step {
@@ -101,17 +105,16 @@ pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>,
                 });
             }
         };
-        let (deletes, writes): (Vec<Entry>, Vec<Entry>) = net.rows.into_iter().partition(|row| row.delete);
+        let (deletes, writes): (Vec<Entry>, Vec<Entry>) = net.into_iter().partition(|row| row.delete);
         counts.deleted += deletes.len();
         counts.written += writes.len();
-        let (whole, partial) = by_present_columns(arena, writes, &plan);
+        let (whole, partial) =
+            if plan.keys == 0 { (writes, ByColumns::new()) } else { by_present_columns(arena, writes) };
         // One delete for all touched keys, where rows are replaced; the order of keys stays.
         let mut touched = deletes;
         if plan.replace {
             touched.extend(whole.iter().cloned());
-            touched.sort_by(|a, b| {
-                arena.get(a.bytes.start..a.key_end).cmp(&arena.get(b.bytes.start..b.key_end))
-            });
+            touched.sort_by(|a, b| key(arena, a).cmp(key(arena, b)));
         }
         push(Action::Delete, touched);
         for ((columns, begins), rows) in partial {
@@ -122,27 +125,6 @@ pub(crate) fn steps(batch: &mut Batch, config: &PostgresSinkPlan) -> (Vec<Step>,
         push(Action::Write((0..plan.columns.len()).collect()), whole);
     }
     (steps, counts)
-}
-
-/// By the columns that rows have, and whether they begin a row whose other values nobody will miss.
-type ByColumns = std::collections::BTreeMap<(Vec<usize>, bool), Vec<Entry>>;
-
-/// Whole rows, and rows that lack columns by the set of those they have.
-fn by_present_columns(arena: &[u8], rows: Vec<Entry>, plan: &TablePlan) -> (Vec<Entry>, ByColumns) {
-    let mut whole = Vec::with_capacity(rows.len());
-    let mut partial = ByColumns::new();
-    for row in rows {
-        let has = |(length, _): (i32, &[u8])| length != UNAVAILABLE;
-        if plan.keys == 0 || elements(arena, row.bytes.clone()).all(has) {
-            whole.push(row);
-            continue;
-        }
-        let present = elements(arena, row.bytes.clone()).enumerate().filter(|(_, element)| has(*element));
-        let present: Vec<usize> = present.map(|(index, _)| index).collect();
-        let begins = row.create && row.follows;
-        partial.entry((present, begins)).or_default().push(row);
-    }
-    (whole, partial)
 }
 
 impl Applier<'_> {
@@ -201,7 +183,7 @@ impl Applier<'_> {
                 }
                 let key = (plan.id, action);
                 if !self.statements.contains_key(&key) {
-                    let sql = key.1.sql(plan, self.config.write_mode);
+                    let sql = key.1.sql(plan, self.config.records.write_mode);
                     let statement = answered(self.patience(), async { Ok(self.client.prepare(&sql).await?) });
                     let statement = statement.await?;
                     self.statements.insert(key, statement);

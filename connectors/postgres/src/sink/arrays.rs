@@ -5,11 +5,9 @@ use std::error::Error;
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-use super::{
-    batch::{Entry, elements},
-    encode::UNAVAILABLE,
-    plan::TablePlan,
-};
+use rowstream_api::table_sink::rows::{Entry, NULL, UNAVAILABLE, elements};
+
+use super::plan::TablePlan;
 
 /// One column's array: dimensions, NULL flag, element type, length and lower bound, then the elements.
 #[derive(Debug)]
@@ -34,14 +32,14 @@ pub(crate) fn column_arrays(
         if let Some(slot) = slots.get_mut(*column) {
             *slot = Some(position);
         }
-        let oid = plan.columns.get(*column).map_or(0, |column| column.wire.oid());
+        let oid = plan.columns.get(*column).map_or(0, |column| column.data.wire.oid());
         arrays.push(header(rows.len(), oid, room));
     }
     for row in rows {
         for ((length, element), slot) in elements(arena, row.bytes.clone()).zip(&slots) {
             let Some(array) = slot.and_then(|slot| arrays.get_mut(slot)) else { continue };
             if length == UNAVAILABLE {
-                array.extend_from_slice(&super::encode::NULL.to_be_bytes());
+                array.extend_from_slice(&NULL.to_be_bytes());
             } else {
                 array.extend_from_slice(element);
             }

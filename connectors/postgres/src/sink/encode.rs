@@ -5,19 +5,13 @@
 
 use rowstream_api::{
     RecordError, Schema, SchemaType, Semantic, ValueRef,
-    json::{UNAVAILABLE_PLACEHOLDER, write_json},
+    calendar::{NEGATIVE_INFINITY_US, POSITIVE_INFINITY_US, parse_instant},
+    json::write_json,
+    table_sink::rows::push_element,
     text::write_decimal,
 };
 
-use super::{
-    calendar::{self, NEGATIVE_INFINITY_US, POSITIVE_INFINITY_US},
-    types::Wire,
-};
-
-/// Length of a NULL element, as PostgreSQL's array format has it.
-pub(crate) const NULL: i32 = -1;
-/// Length that marks a value which was not sent; never reaches the server.
-pub(crate) const UNAVAILABLE: i32 = -2;
+use super::{calendar, types::Wire};
 
 /// Microseconds from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
 const EPOCH_US: i64 = 946_684_800_000_000;
@@ -34,47 +28,7 @@ pub(crate) fn encode(
     value: &ValueRef<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), RecordError> {
-    if matches!(value, ValueRef::Null | ValueRef::Absent) {
-        out.extend_from_slice(&NULL.to_be_bytes());
-        return Ok(());
-    }
-    if is_unavailable(value) {
-        out.extend_from_slice(&UNAVAILABLE.to_be_bytes());
-        return Ok(());
-    }
-    let start = out.len();
-    out.extend_from_slice(&[0; 4]);
-    body(wire, schema, value, out)?;
-    let length = i32::try_from(out.len() - start - 4)
-        .map_err(|_| RecordError::value("VALUE_TOO_LARGE", "a value of more than 2 GiB"))?;
-    if let Some(slot) = out.get_mut(start..start + 4) {
-        slot.copy_from_slice(&length.to_be_bytes());
-    }
-    Ok(())
-}
-
-/// Whether the value was not sent, as its own state or as the text that Debezium writes for it.
-fn is_unavailable(value: &ValueRef<'_>) -> bool {
-    match value {
-        ValueRef::Unavailable => true,
-        ValueRef::Str(text) => text == UNAVAILABLE_PLACEHOLDER,
-        ValueRef::Bytes(bytes) => **bytes == *UNAVAILABLE_PLACEHOLDER.as_bytes(),
-        ValueRef::Array(items) => match items.as_slice() {
-            [ValueRef::Str(only)] => only == UNAVAILABLE_PLACEHOLDER,
-            _ => false,
-        },
-        ValueRef::Null
-        | ValueRef::Absent
-        | ValueRef::Bool(_)
-        | ValueRef::Int(_)
-        | ValueRef::Float32(_)
-        | ValueRef::Float64(_)
-        | ValueRef::Hex(_)
-        | ValueRef::Decimal(_)
-        | ValueRef::ZonedMicros(_)
-        | ValueRef::Struct(_)
-        | ValueRef::Map(_) => false,
-    }
+    push_element(value, out, |out| body(wire, schema, value, out))
 }
 
 fn body(wire: Wire, schema: &Schema, value: &ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), RecordError> {
@@ -122,8 +76,9 @@ fn body(wire: Wire, schema: &Schema, value: &ValueRef<'_>, out: &mut Vec<u8>) ->
 fn micros(schema: &Schema, value: &ValueRef<'_>) -> Result<i64, RecordError> {
     match (schema.semantic(), value) {
         (_, ValueRef::ZonedMicros(micros)) => Ok(*micros),
-        (Semantic::ZonedTimestamp, ValueRef::Str(text)) => calendar::parse_instant(text)
-            .ok_or_else(|| mismatch("an ISO 8601 instant such as `2026-01-02T03:04:05Z`")),
+        (Semantic::ZonedTimestamp, ValueRef::Str(text)) => {
+            parse_instant(text).ok_or_else(|| mismatch("an ISO 8601 instant such as `2026-01-02T03:04:05Z`"))
+        }
         (Semantic::TimeMillis | Semantic::TimestampMillis, ValueRef::Int(millis)) => {
             millis.checked_mul(1000).ok_or_else(out_of_range)
         }

@@ -6,12 +6,10 @@
 //! 2. A commit whose answer was lost is an error like any other: the task ends, its successor raises the fence, which
 //!    waits out the lost transaction, and re-reads the offsets ([`fence`]). After any error this task does nothing
 //!    more: it answers [`Class::Transient`](rowstream_api::Class) until it is dropped.
-//! 3. A batch is reduced to its net change per key ([`batch`]) and applied set-at-a-time in the order of its segments.
+//! 3. A batch is reduced to its net change per key ([`rowstream_api::table_sink`]) and applied set-at-a-time in the order of its segments.
 //!
-//! **Refused records.** The tolerance policy must have its say before the target's offset passes a bad record. So the
-//! flush that first refuses a record commits only what stands *below* it in its partition, and returns it; what stands
-//! behind stays pending (`pending_bytes` says so). The caller then stops, skips or dead-letters, and only the next
-//! flush passes the record: calling `flush` again is the caller's word that the refusals were dealt with.
+//! **Refused records** stop their partition's offset until the caller has dealt with them
+//! ([`rowstream_api::table_sink::backlog`]).
 //!
 //! Tombstones change nothing, because the `d` before them did. A record of a null key is refused in `upsert` mode.
 //! A table that has other unique or exclusion constraints than its key gets its touched rows deleted before any is
@@ -19,7 +17,6 @@
 
 mod apply;
 mod arrays;
-mod batch;
 mod calendar;
 mod catalog;
 mod culprits;
@@ -30,7 +27,6 @@ mod plan;
 mod preflight;
 mod sql;
 mod task;
-pub mod template;
 mod types;
 
 use rowstream_api::{ConfigErrors, ConnectorError, Delivery, SinkConnector, TaskContext};

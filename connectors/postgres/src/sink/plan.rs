@@ -4,12 +4,16 @@
 //! catalog, so that what can't work is an error that names table, column, both types and the mending SQL, before
 //! anything is written. DDL runs in its own transaction, under the fence like every other change.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
-use rowstream_api::{ConnectorError, Schema, SchemaBuilder, SchemaType};
+use rowstream_api::{
+    ConnectorError, RecordError, Schema, ValueRef,
+    table_sink::{Column, Origin, PlanRequest, RowPlan, Wanted},
+};
 
 use super::{
     catalog::{KeyIndex, TargetColumn, TargetTable, read_table},
+    encode::encode,
     fence::Fence,
     types::{Wire, column_type, route},
 };
@@ -23,42 +27,11 @@ use crate::{
 /// PostgreSQL cuts longer names in silence, so that two could become one.
 const NAME_BYTES_MAX: usize = 63;
 
-/// Where a column's value comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// Field of the record's key.
-    Key(usize),
-    /// Field of the row.
-    Value(usize),
-    /// The record itself.
-    Meta(Meta),
-}
-
-/// The columns that `append` adds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meta {
-    Op,
-    TimestampMs,
-    Topic,
-    Partition,
-    Offset,
-}
-
-const META: [(Meta, &str, SchemaType); 5] = [
-    (Meta::Op, "__op", SchemaType::String),
-    (Meta::TimestampMs, "__ts_ms", SchemaType::Int64),
-    (Meta::Topic, "__topic", SchemaType::String),
-    (Meta::Partition, "__partition", SchemaType::Int32),
-    (Meta::Offset, "__offset", SchemaType::Int64),
-];
-
 /// One column of a plan.
 #[derive(Debug)]
 pub(crate) struct ColumnPlan {
     pub(crate) name: QuotedIdent,
-    pub(crate) origin: Origin,
-    pub(crate) schema: Arc<Schema>,
-    pub(crate) wire: Wire,
+    pub(crate) data: Column<Wire>,
     /// What follows the value where it is assigned: nothing, or a cast.
     pub(crate) assign: String,
     /// What follows the value where it is compared: a cast to the column's own type, so that its index serves.
@@ -79,21 +52,29 @@ pub(crate) struct TablePlan {
     pub(crate) replace: bool,
 }
 
-/// What a plan is asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct PlanRequest {
-    pub(crate) table: TableName,
-    /// The row STRUCT.
-    pub(crate) row: Arc<Schema>,
-    /// The key STRUCT; none in append mode.
-    pub(crate) key: Option<Arc<Schema>>,
-}
-
-/// A column as the record wants it.
-struct Wanted {
-    name: String,
-    origin: Origin,
-    schema: Arc<Schema>,
+impl RowPlan for TablePlan {
+    type Table = TableName;
+    type Wire = Wire;
+    fn id(&self) -> usize {
+        self.id
+    }
+    fn table(&self) -> &TableName {
+        &self.table
+    }
+    fn keys(&self) -> usize {
+        self.keys
+    }
+    fn columns(&self) -> impl Iterator<Item = &Column<Wire>> {
+        self.columns.iter().map(|column| &column.data)
+    }
+    fn encode(
+        wire: Wire,
+        schema: &Schema,
+        value: &ValueRef<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        encode(wire, schema, value, out)
+    }
 }
 
 /// Makes plans, and tables and columns as far as the policy allows.
@@ -117,16 +98,18 @@ impl Planner<'_> {
     /// Config errors with the SQL that mends what does not fit.
     pub(crate) async fn plan(
         &mut self,
-        request: &PlanRequest,
+        request: &PlanRequest<TableName>,
         id: usize,
     ) -> Result<(TablePlan, Changed), ConnectorError> {
-        let wanted = self.wanted(request);
+        let records = &self.config.records;
+        let metadata = records.write_mode == WriteMode::Append && self.config.metadata_columns;
+        let wanted = request.wanted(metadata);
         check_names(&request.table, &wanted)?;
         let mut changed = Changed::default();
         let target = match read_table(&self.connection.client, &request.table).await? {
             Some(target) => target,
             None => {
-                self.create(&request.table, &wanted, request.key.is_some()).await?;
+                self.create(&request.table, &wanted).await?;
                 changed.tables_created = 1;
                 self.reread(&request.table).await?
             }
@@ -142,36 +125,8 @@ impl Planner<'_> {
         compile(request, wanted, &target, id).map(|plan| (plan, changed))
     }
 
-    /// Key fields first, then the row's other fields, then the metadata columns.
-    fn wanted(&self, request: &PlanRequest) -> Vec<Wanted> {
-        let mut wanted = Vec::new();
-        let keys = request.key.as_ref().map_or(&[][..], |key| key.fields());
-        for (index, field) in keys.iter().enumerate() {
-            let schema = Arc::clone(&field.schema);
-            wanted.push(Wanted { name: field.name.clone(), origin: Origin::Key(index), schema });
-        }
-        for (index, field) in request.row.fields().iter().enumerate() {
-            if keys.iter().all(|key| key.name != field.name) {
-                let schema = Arc::clone(&field.schema);
-                wanted.push(Wanted { name: field.name.clone(), origin: Origin::Value(index), schema });
-            }
-        }
-        if self.config.write_mode == WriteMode::Append && self.config.metadata_columns {
-            for (meta, name, ty) in META {
-                let schema = SchemaBuilder::new(ty).build();
-                wanted.push(Wanted { name: name.to_owned(), origin: Origin::Meta(meta), schema });
-            }
-        }
-        wanted
-    }
-
-    async fn create(
-        &mut self,
-        table: &TableName,
-        wanted: &[Wanted],
-        keyed: bool,
-    ) -> Result<(), ConnectorError> {
-        let sql = create_sql(table, wanted, keyed);
+    async fn create(&mut self, table: &TableName, wanted: &[Wanted]) -> Result<(), ConnectorError> {
+        let sql = create_sql(table, wanted);
         if !self.config.create_tables {
             return Err(ConnectorError::config(
                 "PG_NO_TABLE",
@@ -247,16 +202,11 @@ fn check_names(table: &TableName, wanted: &[Wanted]) -> Result<(), ConnectorErro
     }
 }
 
-fn create_sql(table: &TableName, wanted: &[Wanted], keyed: bool) -> String {
+fn create_sql(table: &TableName, wanted: &[Wanted]) -> String {
     let column = |w: &Wanted| format!("{} {}", QuotedIdent::new(&w.name), column_type(&w.schema));
     let mut parts: Vec<String> = wanted.iter().map(column).collect();
-    let in_key = |w: &&Wanted| match w.origin {
-        Origin::Key(_) => keyed,
-        Origin::Value(_) => false,
-        Origin::Meta(meta) => matches!(meta, Meta::Topic | Meta::Partition | Meta::Offset),
-    };
     let key: Vec<String> =
-        wanted.iter().filter(in_key).map(|w| QuotedIdent::new(&w.name).to_string()).collect();
+        wanted.iter().filter(|w| w.in_key()).map(|w| QuotedIdent::new(&w.name).to_string()).collect();
     if !key.is_empty() {
         parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
@@ -264,7 +214,7 @@ fn create_sql(table: &TableName, wanted: &[Wanted], keyed: bool) -> String {
 }
 
 fn compile(
-    request: &PlanRequest,
+    request: &PlanRequest<TableName>,
     wanted: Vec<Wanted>,
     target: &TargetTable,
     id: usize,
@@ -293,9 +243,12 @@ fn compile(
             None => problems.column_type(&wanted, column),
             Some(route) => columns.push(ColumnPlan {
                 name: QuotedIdent::new(&wanted.name),
-                origin: wanted.origin,
-                schema: wanted.schema,
-                wire: route.wire,
+                data: Column {
+                    name: wanted.name,
+                    origin: wanted.origin,
+                    schema: wanted.schema,
+                    wire: route.wire,
+                },
                 assign: if route.cast { assign_cast(column) } else { String::new() },
                 compare: format!("::{}", column.ty.sql),
             }),

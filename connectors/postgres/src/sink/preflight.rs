@@ -106,7 +106,7 @@ async fn check_target(
     plan: &PostgresSinkPlan,
     problems: &mut Vec<(String, String)>,
 ) -> Result<(), ConnectorError> {
-    let Some(schema) = plan.table.fixed_schema() else { return Ok(()) };
+    let Some(schema) = plan.records.table.fixed_schema() else { return Ok(()) };
     let role = QuotedIdent::new(&plan.connection.config.user);
     let quoted = QuotedIdent::new(schema);
     let row = client
@@ -130,7 +130,7 @@ async fn check_target(
             format!("GRANT {needed} ON SCHEMA {quoted} TO {role};"),
         ));
     }
-    if let Some(table) = plan.table.fixed_table() {
+    if let Some(table) = plan.records.table.fixed_table() {
         let row = client
             .query_one(
                 "SELECT coalesce(bool_and(pg_catalog.has_table_privilege(c.oid, 'SELECT')

@@ -79,7 +79,7 @@ fn numbered_rows(columns: &[&ColumnPlan]) -> String {
 }
 
 fn array(i: usize, column: &ColumnPlan) -> String {
-    format!("pg_catalog.unnest(${}::{}[])", i + 1, column.wire.sql())
+    format!("pg_catalog.unnest(${}::{}[])", i + 1, column.data.wire.sql())
 }
 
 fn join(plan: &TablePlan) -> String {

@@ -4,20 +4,20 @@
 //! without what stands behind them; nothing is committed before that has settled.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
 use rowstream_api::{
     ConnectorError, Flushed, Gauges, RecordError, RecordId, SinkRecord, SinkTask, TaskContext, TopicOffsets,
     TopicPartition,
+    table_sink::{Added, Backlog, Batch, Encoder, Plans, backlog::Refused},
 };
 
 use super::{
     apply::{Applier, Counts, Moves, Rejected, Statements, steps},
-    batch::{Added, Batch, Encoder, Plans},
     fence::Fence,
-    plan::Planner,
+    plan::{Planner, TablePlan},
 };
 use crate::{
     connection::Connection,
@@ -27,8 +27,6 @@ use crate::{
 
 /// Tries of a batch that collides with other transactions, before the task is restarted.
 const CONFLICTS_MAX: u32 = 5;
-/// What a record costs besides its bytes.
-const RECORD_OVERHEAD_BYTES: usize = 128;
 
 /// A running sink task.
 pub struct PostgresSinkTask {
@@ -36,21 +34,11 @@ pub struct PostgresSinkTask {
     connection: Connection,
     fence: Fence,
     gauges: Gauges,
-    plans: Plans,
+    plans: Plans<TablePlan>,
     statements: Statements,
-    /// What the target holds, for the partitions that are open.
-    stored: TopicOffsets,
-    pending: Vec<Pending>,
-    pending_bytes: usize,
+    backlog: Backlog,
     /// An error ended this task; a successor must re-read the target.
     ended: bool,
-}
-
-/// An accepted record.
-struct Pending {
-    record: SinkRecord,
-    /// Refused by an earlier flush, which the caller has dealt with.
-    refused: bool,
 }
 
 impl PostgresSinkTask {
@@ -82,9 +70,7 @@ impl PostgresSinkTask {
             gauges: cx.gauges,
             plans: Plans::default(),
             statements: HashMap::new(),
-            stored: BTreeMap::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
+            backlog: Backlog::default(),
             ended: false,
         })
     }
@@ -100,18 +86,18 @@ impl PostgresSinkTask {
 
     async fn flush_pending(&mut self) -> Result<Flushed, ConnectorError> {
         let started = Instant::now();
-        let mut refused: BTreeMap<usize, RecordError> = BTreeMap::new();
+        let mut refused = Refused::new();
         let mut conflicts = 0;
         loop {
             let mut batch = Batch::default();
             self.encode(&mut batch, &mut refused).await?;
-            let cuts = self.cuts(&refused);
-            let next = self.next_offsets(&cuts);
+            let cuts = self.backlog.cuts(&refused);
+            let next = self.backlog.next_offsets(&cuts);
             let (steps, counts) = steps(&mut batch, &self.config);
             let applied = if next.is_empty() {
                 Ok(())
             } else {
-                let moves = Moves { stored: &self.stored, next: &next };
+                let moves = Moves { stored: self.backlog.stored(), next: &next };
                 let mut applier = Applier {
                     client: &self.connection.client,
                     config: &self.config,
@@ -123,7 +109,7 @@ impl PostgresSinkTask {
             match applied {
                 Ok(()) => {
                     self.count(counts, started);
-                    return Ok(self.finish(next, &cuts, refused));
+                    return Ok(self.backlog.finish(next, &cuts, refused));
                 }
                 Err(Rejected::Records(culprits)) => refused.extend(culprits),
                 Err(Rejected::Conflict(_)) if conflicts < CONFLICTS_MAX => conflicts += 1,
@@ -135,19 +121,18 @@ impl PostgresSinkTask {
     /// Encodes what stands below the first newly refused record of each partition, and checks the rest.
     async fn encode(
         &mut self,
-        batch: &mut Batch,
-        refused: &mut BTreeMap<usize, RecordError>,
+        batch: &mut Batch<TablePlan>,
+        refused: &mut Refused,
     ) -> Result<(), ConnectorError> {
-        let mut cuts = self.cuts(refused);
+        let mut cuts = self.backlog.cuts(refused);
         let mut index = 0;
-        while let Some(pending) = self.pending.get(index) {
-            let record = &pending.record;
-            let behind_cut = cuts.get(&record.id.partition).is_some_and(|cut| record.id.offset >= *cut);
-            if pending.refused || behind_cut {
+        while let Some(record) = self.backlog.get(index, &cuts) {
+            let Some(record) = record else {
                 index += 1;
                 continue;
-            }
-            let mut encoder = Encoder { config: &self.config, plans: &mut self.plans, batch: &mut *batch };
+            };
+            let mut encoder =
+                Encoder { policy: &self.config.records, plans: &mut self.plans, batch: &mut *batch };
             match encoder.add(index, record) {
                 Ok(Added::Done) => index += 1,
                 Ok(Added::NeedsPlan(request)) => {
@@ -171,60 +156,9 @@ impl PostgresSinkTask {
         Ok(())
     }
 
-    /// The first newly refused offset of each partition.
-    fn cuts(&self, refused: &BTreeMap<usize, RecordError>) -> HashMap<TopicPartition, i64> {
-        let mut cuts: HashMap<TopicPartition, i64> = HashMap::new();
-        for record in refused.keys().filter_map(|index| self.pending.get(*index)) {
-            let id = &record.record.id;
-            let cut = cuts.entry(id.partition.clone()).or_insert(id.offset);
-            *cut = id.offset.min(*cut);
-        }
-        cuts
-    }
-
-    fn next_offsets(&self, cuts: &HashMap<TopicPartition, i64>) -> TopicOffsets {
-        let mut next = TopicOffsets::new();
-        for Pending { record, .. } in &self.pending {
-            let partition = &record.id.partition;
-            if cuts.get(partition).is_some_and(|cut| record.id.offset >= *cut) {
-                continue;
-            }
-            match next.get_mut(partition) {
-                Some(offset) => *offset = record.id.offset + 1,
-                None => {
-                    next.insert(partition.clone(), record.id.offset + 1);
-                }
-            }
-        }
-        next
-    }
-
-    /// Forgets what is durable and marks what was refused.
-    fn finish(
-        &mut self,
-        next: TopicOffsets,
-        cuts: &HashMap<TopicPartition, i64>,
-        refused: BTreeMap<usize, RecordError>,
-    ) -> Flushed {
-        let mut reported = Vec::with_capacity(refused.len());
-        for (index, error) in refused {
-            if let Some(pending) = self.pending.get_mut(index) {
-                pending.refused = true;
-                reported.push((pending.record.id.clone(), error));
-            }
-        }
-        self.pending.retain(|pending| {
-            let id = &pending.record.id;
-            cuts.get(&id.partition).is_some_and(|cut| id.offset >= *cut)
-        });
-        self.pending_bytes = self.pending.iter().map(|pending| record_bytes(&pending.record)).sum();
-        self.stored.extend(next.iter().map(|(partition, offset)| (partition.clone(), *offset)));
-        Flushed { offsets: next, refused: reported }
-    }
-
     fn count(&self, counts: Counts, started: Instant) {
         let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        match self.config.write_mode {
+        match self.config.records.write_mode {
             WriteMode::Upsert => self.gauges.add("upserted_rows", number(counts.written)),
             WriteMode::Append => self.gauges.add("appended_rows", number(counts.written)),
         }
@@ -241,10 +175,7 @@ impl SinkTask for PostgresSinkTask {
     async fn open(&mut self, gained: &[TopicPartition]) -> Result<TopicOffsets, ConnectorError> {
         self.alive()?;
         let stored = self.fence.offsets(&self.connection.client).await.inspect_err(|_| self.ended = true)?;
-        let gained: TopicOffsets =
-            stored.into_iter().filter(|(partition, _)| gained.contains(partition)).collect();
-        self.stored.extend(gained.iter().map(|(partition, offset)| (partition.clone(), *offset)));
-        Ok(gained)
+        Ok(self.backlog.open(stored, gained))
     }
 
     async fn put(
@@ -252,20 +183,13 @@ impl SinkTask for PostgresSinkTask {
         records: Vec<SinkRecord>,
     ) -> Result<Vec<(RecordId, RecordError)>, ConnectorError> {
         self.alive()?;
-        for record in records {
-            // What the target already holds must not be applied again.
-            let held = self.stored.get(&record.id.partition).is_some_and(|next| record.id.offset < *next);
-            if !held {
-                self.pending_bytes += record_bytes(&record);
-                self.pending.push(Pending { record, refused: false });
-            }
-        }
+        self.backlog.put(records);
         Ok(Vec::new())
     }
 
     async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
         self.alive()?;
-        if self.pending.is_empty() {
+        if self.backlog.is_empty() {
             return Ok(Flushed::default());
         }
         // Set first: a flush that is dropped half-way must not go on in an open transaction either.
@@ -276,7 +200,7 @@ impl SinkTask for PostgresSinkTask {
     }
 
     fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        self.backlog.bytes()
     }
 
     async fn progress(&mut self) {}
@@ -286,9 +210,4 @@ impl SinkTask for PostgresSinkTask {
         self.ended = true;
         Ok(flushed)
     }
-}
-
-fn record_bytes(record: &SinkRecord) -> usize {
-    let datum = |datum: &Option<rowstream_api::Datum>| datum.as_ref().map_or(0, |datum| datum.bytes.len());
-    datum(&record.key) + datum(&record.value) + RECORD_OVERHEAD_BYTES
 }

@@ -3,8 +3,6 @@
 //! A value that is put in for a variable is one name, whatever dots or quotes it holds; only a dot in the template's
 //! own text separates schema from table.
 
-use crate::ident::TableName;
-
 /// Parsed form of `table`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableTemplate {
@@ -23,11 +21,15 @@ enum Part {
 
 /// What the variables stand for in one record.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Variables<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) db: &'a str,
-    pub(crate) schema: &'a str,
-    pub(crate) table: &'a str,
+pub struct Variables<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Source database.
+    pub db: &'a str,
+    /// Source schema.
+    pub schema: &'a str,
+    /// Source table.
+    pub table: &'a str,
 }
 
 impl TableTemplate {
@@ -71,7 +73,8 @@ impl TableTemplate {
     }
 
     /// Whether a record's `source` block is needed.
-    pub(crate) fn needs_source(&self) -> bool {
+    #[must_use]
+    pub fn needs_source(&self) -> bool {
         self.schema
             .iter()
             .chain(&self.table)
@@ -79,17 +82,21 @@ impl TableTemplate {
     }
 
     /// The schema, when it is the same for all records.
-    pub(crate) fn fixed_schema(&self) -> Option<&str> {
+    #[must_use]
+    pub fn fixed_schema(&self) -> Option<&str> {
         fixed(&self.schema)
     }
 
     /// The table, when it is the same for all records.
-    pub(crate) fn fixed_table(&self) -> Option<&str> {
+    #[must_use]
+    pub fn fixed_table(&self) -> Option<&str> {
         fixed(&self.table)
     }
 
-    pub(crate) fn table_name(&self, variables: Variables<'_>) -> TableName {
-        TableName::new(&fill(&self.schema, variables), &fill(&self.table, variables))
+    /// Schema (or database) and table of a record.
+    #[must_use]
+    pub fn names(&self, variables: Variables<'_>) -> (String, String) {
+        (fill(&self.schema, variables), fill(&self.table, variables))
     }
 }
 
@@ -131,18 +138,19 @@ fn fill(parts: &[Part], variables: Variables<'_>) -> String {
 mod tests {
     use super::*;
 
-    fn named(template: &str) -> String {
+    fn named(template: &str) -> (String, String) {
         let variables =
             Variables { topic: "shop.public.orders", db: "d", schema: "public", table: "or.ders" };
-        TableTemplate::parse(template, "main").unwrap().table_name(variables).to_string()
+        TableTemplate::parse(template, "main").unwrap().names(variables)
     }
 
     #[test]
     fn only_the_templates_own_dot_separates() {
-        assert_eq!(named("${source.table}"), "\"main\".\"or.ders\"");
-        assert_eq!(named("${topic}"), "\"main\".\"shop_public_orders\"");
-        assert_eq!(named("lake.${source.schema}_${source.table}"), "\"lake\".\"public_or.ders\"");
-        assert_eq!(named("${source.schema}.x_${source.table}"), "\"public\".\"x_or.ders\"");
+        let pair = |schema: &str, table: &str| (schema.to_owned(), table.to_owned());
+        assert_eq!(named("${source.table}"), pair("main", "or.ders"));
+        assert_eq!(named("${topic}"), pair("main", "shop_public_orders"));
+        assert_eq!(named("lake.${source.schema}_${source.table}"), pair("lake", "public_or.ders"));
+        assert_eq!(named("${source.schema}.x_${source.table}"), pair("public", "x_or.ders"));
     }
 
     #[test]

@@ -1,0 +1,42 @@
+//! Which transactions a snapshot sees, and which of them the stream has delivered.
+
+use crate::{
+    stream::{assemble::Transaction, position::BinlogPosition},
+    wire::gtid::{Gtid, GtidSet},
+};
+
+/// What a snapshot certainly sees; of what came later it may see some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// `gtid_executed` before the snapshot was taken: the server adds a transaction there after it made it visible.
+    Executed(GtidSet),
+    /// Everything that begins before this position.
+    Until(BinlogPosition),
+}
+
+/// A transaction, as both can tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionId {
+    gtid: Option<Gtid>,
+    begins: BinlogPosition,
+}
+
+impl TransactionId {
+    /// Of a transaction of the stream.
+    #[must_use]
+    pub fn of(transaction: &Transaction) -> Self {
+        Self { gtid: transaction.gtid.clone(), begins: transaction.begins.clone() }
+    }
+}
+
+impl Visible {
+    /// Whether the snapshot certainly sees the transaction.
+    #[must_use]
+    pub fn sees(&self, transaction: &TransactionId) -> bool {
+        match (self, &transaction.gtid) {
+            (Self::Executed(set), Some(Gtid::MySql { tsid, number })) => set.contains(tsid, *number),
+            (Self::Executed(_), _) => false,
+            (Self::Until(position), _) => transaction.begins < *position,
+        }
+    }
+}

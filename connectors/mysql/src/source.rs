@@ -1,0 +1,488 @@
+//! The source connectors: `start` checks what is there, `poll` yields the stream and, beside it, the snapshot.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use mysql_async::Conn;
+use rowstream_api::{
+    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
+    SourceTask, TaskContext,
+};
+use tokio::task::JoinSet;
+
+use crate::{
+    catalog::{self, Catalog},
+    connection::{Flavour, Server},
+    monitor,
+    offset::{SnapshotProgress, StoredOffset, partition},
+    preflight, setup,
+    snapshot::{
+        self, SnapshotRun, Stage,
+        chunk::{self, ChunkRequest, ReadChunk},
+        rows::SnapshotRows,
+    },
+    source_config::{SnapshotMode, SourceConfig, SourcePlan},
+    stream::{
+        assemble::{RawBatch, StreamTable},
+        changes::{SourceNames, StreamChanges},
+        position::BinlogPosition,
+        reader::{Reader, StreamPlan},
+    },
+    table::{self, TablePlan},
+};
+
+/// `mysql-source` and `mariadb-source`: one source, which insists on the server that it is named for.
+#[derive(Debug, Clone, Copy)]
+pub struct BinlogSource<const MARIADB: bool>;
+
+/// `mysql-source`
+pub type MySqlSource = BinlogSource<false>;
+/// `mariadb-source`
+pub type MariaDbSource = BinlogSource<true>;
+
+impl<const MARIADB: bool> SourceConnector for BinlogSource<MARIADB> {
+    const NAME: &'static str = if MARIADB { "mariadb-source" } else { "mysql-source" };
+    type Config = SourceConfig;
+    type Plan = SourcePlan;
+    type Task = BinlogSourceTask;
+
+    fn validate(config: SourceConfig) -> Result<SourcePlan, ConfigErrors> {
+        config.plan(if MARIADB { Flavour::MariaDb } else { Flavour::MySql })
+    }
+
+    fn delivery(_plan: &SourcePlan) -> Delivery {
+        Delivery::ExactlyOnce
+    }
+
+    fn exclusive(plan: &SourcePlan) -> Vec<String> {
+        let addresses = plan.connection.addresses.iter();
+        addresses.map(|address| format!("mysql://{address} server_id {}", plan.server_id)).collect()
+    }
+
+    async fn preflight(plan: &SourcePlan) -> Result<(), ConnectorError> {
+        preflight::check(plan).await
+    }
+
+    fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {
+        // A binlog has one order.
+        vec![plan.clone()]
+    }
+
+    async fn start(
+        plan: SourcePlan,
+        resume: SourceOffsets,
+        cx: TaskContext,
+    ) -> Result<BinlogSourceTask, ConnectorError> {
+        Box::pin(BinlogSourceTask::start(plan, resume, cx)).await
+    }
+}
+
+/// A running source.
+pub struct BinlogSourceTask {
+    plan: SourcePlan,
+    cx: TaskContext,
+    reader: Reader,
+    /// The position of what `poll` has yielded.
+    offset: StoredOffset,
+    /// A position that must be stored before anything else happens.
+    announce: bool,
+    /// A batch that was taken from the queue and not yielded yet.
+    pending: Option<RawBatch>,
+    /// The position is of the server that is streaming: a batch came from it.
+    heard: bool,
+    tables: TablePlans,
+    names: Arc<SourceNames>,
+    snapshot: Option<SnapshotRun>,
+    /// Owns the monitor.
+    _watching: JoinSet<()>,
+}
+
+fn flavour_name(flavour: Flavour) -> String {
+    table::connector_name(flavour).to_owned()
+}
+
+impl BinlogSourceTask {
+    async fn start(plan: SourcePlan, resume: SourceOffsets, cx: TaskContext) -> Result<Self, ConnectorError> {
+        let (mut conn, server) = catalog::connect(&plan.connection).await?;
+        let mut problems = preflight::flavour_problems(&plan, server);
+        let captured = catalog::captured_tables(&mut conn, &plan.tables).await?;
+        problems.extend(setup::table_problems(&plan.topic_prefix, &captured));
+        if !problems.is_empty() {
+            return Err(setup::as_error("MYSQL_TABLES", problems));
+        }
+        let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
+        let announce = stored.is_none();
+        let uuid = setup::server_uuid(&mut conn, server.flavour).await?;
+        let mut offset = match stored {
+            Some(stored) if stored.flavour != flavour_name(server.flavour) => {
+                return Err(ConnectorError::fatal(
+                    "MYSQL_OTHER_SERVER",
+                    format!("the stored position is of {}, the server is {server}", stored.flavour),
+                )
+                .remedy("delete the connector's offsets to start over with a new snapshot"));
+            }
+            Some(stored) => stored,
+            None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
+        };
+        let catalog = Catalog::load(&mut conn, server.flavour).await?;
+        let reader = Reader::start(StreamPlan {
+            connection: plan.connection.clone(),
+            flavour: server.flavour,
+            server_uuid: offset.server_uuid.clone(),
+            server_id: plan.server_id,
+            from: offset.position()?,
+            tables: plan.tables.clone(),
+            batch_bytes: plan.batch_bytes,
+            queue_bytes: plan.queue_bytes,
+            heartbeat_interval: plan.heartbeat_interval,
+        })
+        .await?;
+        if offset.server_uuid != uuid {
+            // Another server of the topology: its files are others. What was seen can't be told any more, and comes twice.
+            offset.server_uuid = uuid;
+            if let Some(progress) = &mut offset.snapshot {
+                progress.seen.clear();
+            }
+        }
+        let mut watching = JoinSet::new();
+        watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
+        let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
+        let tables = TablePlans { by_name: HashMap::new(), catalog, conn: Some(conn) };
+        let position = offset.position()?;
+        let snapshot =
+            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
+                let delivered = (position.gtids, position.at);
+                SnapshotRun::new(
+                    plan.connection.clone(),
+                    plan.snapshot.chunk_rows,
+                    progress,
+                    delivered,
+                    &cx.gauges,
+                )
+            });
+        Ok(Self {
+            plan,
+            cx,
+            reader,
+            offset,
+            announce,
+            pending: None,
+            heard: false,
+            tables,
+            names,
+            snapshot,
+            _watching: watching,
+        })
+    }
+
+    async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
+        if self.announce {
+            self.announce = false;
+            return self.position_only();
+        }
+        loop {
+            self.choose_chunk().await?;
+            if let Some(batch) = self.deliver_held()? {
+                return Ok(batch);
+            }
+            if self.snapshot.as_ref().is_some_and(|run| matches!(run.stage, Stage::Idle)) {
+                continue;
+            }
+            let hold = self.snapshot.as_ref().is_some_and(SnapshotRun::holds_stream);
+            if !hold && self.pending.is_some() {
+                return self.deliver_pending().await;
+            }
+            let work = async {
+                match &mut self.snapshot {
+                    Some(run) => run.work().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                piece = work => {
+                    if let Some(piece) = piece? {
+                        return self.deliver_rows(piece);
+                    }
+                }
+                raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
+            }
+        }
+    }
+
+    /// Yields the batch that was taken from the queue; asks the catalog about shapes that are new.
+    async fn deliver_pending(&mut self) -> Result<SourceBatch, ConnectorError> {
+        let used = self.pending.as_ref().map(|raw| raw.rows.tables.clone()).unwrap_or_default();
+        let mut tables = Vec::with_capacity(used.len());
+        for table in &used {
+            tables.push(self.tables.plan_of(table, &self.plan).await?);
+        }
+        let Some(raw) = self.pending.take() else { return self.position_only() };
+        self.yielded(raw, tables)
+    }
+
+    /// Starts the snapshot's next read when it has nothing to do, or ends the snapshot.
+    async fn choose_chunk(&mut self) -> Result<(), ConnectorError> {
+        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot)
+            && matches!(run.stage, Stage::Idle)
+        {
+            let Some((database, table)) = progress.todo.first() else {
+                self.snapshot = None;
+                self.reader.control.want(false);
+                self.cx.gauges.set("snapshot_running", 0.0);
+                return Ok(());
+            };
+            match self.tables.request(database, table, progress.last_key.as_deref(), &self.plan).await? {
+                None => {
+                    tracing::warn!(database, table, "the table of the snapshot is gone");
+                    snapshot::finish_table(progress, &self.cx.gauges);
+                }
+                Some(request) if !chunk::is_chunkable(&request.plan) => {
+                    run.read_whole(request.plan, request.select)
+                }
+                Some(request) => run.read_chunk(request),
+            }
+        }
+        Ok(())
+    }
+
+    /// Yields the held chunk once the stream is far enough.
+    fn deliver_held(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
+        let Some(run) = &mut self.snapshot else { return Ok(None) };
+        let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
+        match run.waits_for() {
+            Some(high) if self.heard && here >= *high => {
+                self.reader.control.want(false);
+                match run.release()? {
+                    Some(chunk) => self.deliver_rows(chunk).map(Some),
+                    None => Ok(None),
+                }
+            }
+            Some(_) => {
+                self.reader.control.want(true);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn deliver_rows(&mut self, chunk: ReadChunk) -> Result<SourceBatch, ConnectorError> {
+        let progress = self.offset.snapshot.get_or_insert_default();
+        let begins_snapshot = !progress.begun;
+        let ends_snapshot = progress.todo.len() == 1;
+        snapshot::advance(progress, &chunk, &self.cx.gauges);
+        if progress.todo.is_empty() && progress.seen.is_empty() {
+            self.offset.snapshot = None;
+            self.snapshot = None;
+            self.cx.gauges.set("snapshot_running", 0.0);
+        }
+        let rows = SnapshotRows {
+            chunk,
+            names: Arc::clone(&self.names),
+            at: BinlogPosition::new(self.offset.file.as_str(), self.offset.pos),
+            read_at_us: now_us(),
+            begins_snapshot,
+            ends_snapshot,
+        };
+        Ok(SourceBatch { changes: Box::new(rows), ..self.position_only()? })
+    }
+
+    fn yielded(
+        &mut self,
+        raw: RawBatch,
+        tables: Vec<Option<Arc<TablePlan>>>,
+    ) -> Result<SourceBatch, ConnectorError> {
+        if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
+            run.touched.record(&raw, &tables, &progress.todo)?;
+        }
+        let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
+        let unread = |plan: &TablePlan| {
+            todo.iter().any(|(database, name)| *database == plan.shape.database && *name == plan.shape.table)
+        };
+        let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
+        let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
+        self.offset.set_position(&raw.position);
+        self.heard = true;
+        if let Some(progress) = &mut self.offset.snapshot {
+            progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > raw.position.at);
+            if progress.todo.is_empty() && progress.seen.is_empty() {
+                self.offset.snapshot = None;
+            }
+        }
+        let mut entries = raw.rows.entries;
+        if let Some(progress) = seen {
+            entries.retain(|entry| {
+                let info = raw.rows.events.get(entry.event as usize);
+                let table = info.and_then(|info| tables.get(info.table as usize)).and_then(Option::as_deref);
+                let transaction = info.and_then(|info| raw.transactions.get(info.transaction as usize));
+                match (table, transaction) {
+                    (Some(table), Some(of)) => !snapshot::was_seen(&progress, table, &of.begins),
+                    _ => true,
+                }
+            });
+        }
+        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
+            entries.clear();
+        }
+        let widths = raw.rows.tables.iter().map(|table| table.widths.clone());
+        let changes = StreamChanges {
+            tables: tables
+                .into_iter()
+                .zip(widths)
+                .map(|(plan, widths)| plan.map(|plan| (plan, widths)))
+                .collect(),
+            arena: raw.rows.arena,
+            entries,
+            events: raw.rows.events,
+            transactions: raw.transactions,
+            unread,
+            names: Arc::clone(&self.names),
+        };
+        Ok(SourceBatch {
+            changes: Box::new(changes),
+            offsets: self.offset.to_offsets(&self.plan.topic_prefix)?,
+            ends_transaction: raw.ends_transaction,
+        })
+    }
+
+    fn position_only(&self) -> Result<SourceBatch, ConnectorError> {
+        Ok(SourceBatch {
+            changes: Box::new(NoChanges),
+            offsets: self.offset.to_offsets(&self.plan.topic_prefix)?,
+            ends_transaction: self.offset.partial.is_none(),
+        })
+    }
+}
+
+async fn first_offset(
+    conn: &mut Conn,
+    plan: &SourcePlan,
+    server: Server,
+    uuid: &str,
+    captured: &[(String, String)],
+) -> Result<StoredOffset, ConnectorError> {
+    let position = setup::first_position(conn, server).await?;
+    let snapshot = match plan.snapshot.mode {
+        SnapshotMode::Never => None,
+        SnapshotMode::Initial | SnapshotMode::InitialOnly => {
+            Some(SnapshotProgress { todo: captured.to_vec(), ..SnapshotProgress::default() })
+        }
+    };
+    let mut offset = StoredOffset {
+        flavour: flavour_name(server.flavour),
+        server_uuid: uuid.to_owned(),
+        file: String::new(),
+        pos: 0,
+        gtids: None,
+        partial: None,
+        prepared: Vec::new(),
+        snapshot,
+    };
+    offset.set_position(&position);
+    Ok(offset)
+}
+
+impl SourceTask for BinlogSourceTask {
+    async fn poll(&mut self) -> Result<SourceBatch, ConnectorError> {
+        self.next_batch().await
+    }
+
+    async fn committed(&mut self, offsets: &SourceOffsets) -> Result<(), ConnectorError> {
+        // The server keeps no account of its readers; what is durable is only shown.
+        let stored = offsets.get(&partition(&self.plan.topic_prefix));
+        if let Some(pos) = stored.and_then(|offset| offset.0.get("pos")).and_then(serde_json::Value::as_u64) {
+            #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+            self.cx.gauges.set("durable_binlog_pos", pos as f64);
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), ConnectorError> {
+        self.reader.close().await;
+        Ok(())
+    }
+}
+
+/// The plans of the tables at their present shapes.
+pub struct TablePlans {
+    by_name: HashMap<(String, String), Arc<TablePlan>>,
+    catalog: Catalog,
+    conn: Option<Conn>,
+}
+
+impl TablePlans {
+    /// The plan of a shape. Asks the catalog when the shape is new.
+    ///
+    /// # Errors
+    /// The server's, or a column that is not supported.
+    pub async fn plan_of(
+        &mut self,
+        table: &StreamTable,
+        plan: &SourcePlan,
+    ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
+        let name = (table.shape.database.clone(), table.shape.table.clone());
+        if let Some(known) = self.by_name.get(&name)
+            && (known.shape == table.shape || table.shape.columns.is_empty())
+        {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let described = self.describe(&name.0, &name.1, plan).await?;
+        let shape = if table.shape.columns.is_empty() {
+            // TRUNCATE: any shape will do, for the record has no row.
+            described.unwrap_or_else(|| table.shape.clone())
+        } else {
+            table.shape.clone()
+        };
+        let made = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        self.by_name.insert(name, Arc::clone(&made));
+        Ok(Some(made))
+    }
+
+    /// What to read next of a table in the snapshot; `None` when it is gone.
+    async fn request(
+        &mut self,
+        database: &str,
+        table: &str,
+        last_key: Option<&[String]>,
+        plan: &SourcePlan,
+    ) -> Result<Option<ChunkRequest>, ConnectorError> {
+        let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
+        let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        let select = chunk::select_from(&of);
+        let select =
+            if chunk::is_chunkable(&of) { chunk::in_key_order(&select, &of, last_key) } else { select };
+        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first: last_key.is_none() }))
+    }
+
+    /// Asks the catalog about a table, over a connection that is made anew when it was lost.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn describe(
+        &mut self,
+        database: &str,
+        table: &str,
+        plan: &SourcePlan,
+    ) -> Result<Option<crate::wire::table_map::TableShape>, ConnectorError> {
+        if let Some(mut conn) = self.conn.take()
+            && let Ok(shape) = self.catalog.describe(&mut conn, database, table).await
+        {
+            self.conn = Some(conn);
+            return Ok(shape);
+        }
+        let (mut conn, _) = catalog::connect(&plan.connection).await?;
+        let shape = self.catalog.describe(&mut conn, database, table).await?;
+        self.conn = Some(conn);
+        Ok(shape)
+    }
+}
+
+/// Microseconds since 1970.
+#[must_use]
+pub fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,401 @@
+//! The source's configuration: what was typed, and the plan that it means.
+
+use std::time::Duration;
+
+use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
+use serde::Deserialize;
+
+use crate::{
+    connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan, Flavour},
+    types::{BigintUnsigned, TypeOptions, ZeroDates},
+};
+
+/// What was typed.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SourceConfig {
+    /// Connection.
+    pub connection: ConnectionConfig,
+    /// Topic prefix.
+    pub topic_prefix: String,
+    /// Tables.
+    pub tables: TablesConfig,
+    /// Our id as a replica.
+    #[serde(default)]
+    pub server_id: Option<u32>,
+    /// Snapshot.
+    #[serde(default)]
+    pub snapshot: SnapshotConfig,
+    /// Types.
+    #[serde(default)]
+    pub types: TypesConfig,
+    /// Size of a batch.
+    #[serde(default = "batch_bytes")]
+    pub batch_bytes: ByteSize,
+    /// Bound of the queue before the pipeline.
+    #[serde(default = "queue_bytes")]
+    pub queue_bytes: ByteSize,
+    /// How often an idle server tells its position.
+    #[serde(default = "heartbeat_interval", deserialize_with = "units::duration")]
+    pub heartbeat_interval: Duration,
+    /// Least time that the server must keep the binlog we need.
+    #[serde(default = "retention_min", deserialize_with = "units::duration")]
+    pub binlog_retention_min: Duration,
+}
+
+/// Which tables.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct TablesConfig {
+    /// Patterns to capture.
+    pub include: Vec<String>,
+    /// Patterns to leave out of those.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}
+
+/// What to do with the rows that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotMode {
+    /// Deliver them once, beside the stream.
+    #[default]
+    Initial,
+    /// Deliver them and what changes meanwhile, then wait.
+    InitialOnly,
+    /// Leave them out.
+    Never,
+}
+
+/// The snapshot block.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default)]
+pub struct SnapshotConfig {
+    /// Mode.
+    pub mode: SnapshotMode,
+    /// Rows of a chunk.
+    pub chunk_rows: u32,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000 }
+    }
+}
+
+/// The types block.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct TypesConfig {
+    /// Dates with a zero part.
+    pub zero_dates: ZeroDates,
+    /// BIGINT UNSIGNED.
+    pub bigint_unsigned: BigintUnsigned,
+}
+
+fn batch_bytes() -> ByteSize {
+    ByteSize(1 << 20)
+}
+fn queue_bytes() -> ByteSize {
+    ByteSize(8 << 20)
+}
+fn heartbeat_interval() -> Duration {
+    Duration::from_secs(1)
+}
+fn retention_min() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
+const OWN_FIELDS: [FieldDoc; 12] = [
+    FieldDoc {
+        path: "topic_prefix",
+        kind: FieldKind::Text,
+        required: true,
+        default: None,
+        doc: "First part of every topic name: `<topic_prefix>.<database>.<table>`. It also names the source in stored \
+              positions, so it must not change during the connector's life.",
+        example: "shop",
+    },
+    FieldDoc {
+        path: "tables.include",
+        kind: FieldKind::List,
+        required: true,
+        default: None,
+        doc: "Tables to capture, as `database.table`; `*` stands for any text. The server's own databases are never captured.",
+        example: "shop.*",
+    },
+    FieldDoc::optional(
+        "tables.exclude",
+        FieldKind::List,
+        None,
+        "Tables to leave out of those, written alike.",
+        "shop.audit_*",
+    ),
+    FieldDoc::optional(
+        "server_id",
+        FieldKind::Integer { min: 1, max: 4_294_967_295 },
+        Some("from topic_prefix"),
+        "Our id among the server's replicas. It must be free: the server cuts off the older of two replicas with the same id.",
+        "5401",
+    ),
+    FieldDoc::optional(
+        "snapshot.mode",
+        FieldKind::Choice(&["initial", "initial_only", "never"]),
+        Some("initial"),
+        "`initial`: deliver the rows that are there already, once, while streaming what changes. `initial_only`: stop \
+         delivering after that. `never`: only changes.",
+        "never",
+    ),
+    FieldDoc::optional(
+        "snapshot.chunk_rows",
+        FieldKind::Integer { min: 1, max: 1_000_000 },
+        Some("20000"),
+        "Rows read in one short transaction; a restart goes on after the last delivered chunk.",
+        "20000",
+    ),
+    FieldDoc::optional(
+        "types.zero_dates",
+        FieldKind::Choice(&["convert", "fail"]),
+        Some("convert"),
+        "What becomes of dates with a year, month or day of 0. `convert`: NULL where the column allows it, else 1970-01-01, as \
+         Debezium. `fail`: the record is refused, and `errors.tolerance` decides.",
+        "fail",
+    ),
+    FieldDoc::optional(
+        "types.bigint_unsigned",
+        FieldKind::Choice(&["precise", "long"]),
+        Some("precise"),
+        "What a BIGINT UNSIGNED becomes. `precise`: a decimal, right for every value. `long`: INT64, negative from 2^63 on, as \
+         Debezium's default.",
+        "long",
+    ),
+    FieldDoc::optional(
+        "batch_bytes",
+        FieldKind::Size,
+        Some("1MiB"),
+        "A batch ends at this size; it ends earlier when nothing more is there to read.",
+        "1MiB",
+    ),
+    FieldDoc::optional(
+        "queue_bytes",
+        FieldKind::Size,
+        Some("8MiB"),
+        "How much may wait between the connection and the topic log.",
+        "8MiB",
+    ),
+    FieldDoc::optional(
+        "heartbeat_interval",
+        FieldKind::Duration,
+        Some("1s"),
+        "How often an idle server tells its position. After 30 times this, and at least a minute, of silence the connection is \
+         given up.",
+        "1s",
+    ),
+    FieldDoc::optional(
+        "binlog_retention_min",
+        FieldKind::Duration,
+        Some("24h"),
+        "Validation refuses a server that keeps its binlog for less than this: a connector that stands still for longer would \
+         lose changes.",
+        "24h",
+    ),
+];
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler: an index out of bounds would not compile"
+)]
+const fn all_fields() -> [FieldDoc; CONNECTION_FIELDS.len() + OWN_FIELDS.len()] {
+    let mut all = [OWN_FIELDS[0]; CONNECTION_FIELDS.len() + OWN_FIELDS.len()];
+    let mut i = 0;
+    while i < all.len() {
+        let own = i.checked_sub(CONNECTION_FIELDS.len());
+        all[i] = match own {
+            Some(own) => OWN_FIELDS[own],
+            None => CONNECTION_FIELDS[i],
+        };
+        i += 1;
+    }
+    all
+}
+
+const FIELDS: [FieldDoc; CONNECTION_FIELDS.len() + OWN_FIELDS.len()] = all_fields();
+
+impl ConfigSpec for SourceConfig {
+    const FIELDS: &'static [FieldDoc] = &FIELDS;
+}
+
+/// What was understood.
+#[derive(Debug, Clone)]
+pub struct SourcePlan {
+    /// The server.
+    pub connection: ConnectionPlan,
+    /// First part of topic names.
+    pub topic_prefix: String,
+    /// Which tables.
+    pub tables: TableFilter,
+    /// Which server the connector is for.
+    pub flavour: Flavour,
+    /// Our id as a replica.
+    pub server_id: u32,
+    /// The snapshot.
+    pub snapshot: SnapshotConfig,
+    /// Types.
+    pub types: TypeOptions,
+    /// Size of a batch.
+    pub batch_bytes: usize,
+    /// Bound of the queue.
+    pub queue_bytes: usize,
+    /// How often an idle server tells its position.
+    pub heartbeat_interval: Duration,
+    /// Least time that the server must keep its binlog.
+    pub binlog_retention_min: Duration,
+}
+
+impl SourceConfig {
+    /// Checks what the fields mean together.
+    ///
+    /// # Errors
+    /// Every problem, with its field.
+    pub fn plan(self, flavour: Flavour) -> Result<SourcePlan, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let connection = self.connection.plan(&mut errors);
+        if self.topic_prefix.is_empty() || sanitise_topic(&self.topic_prefix) != self.topic_prefix {
+            errors.push("topic_prefix", "must be letters, digits, `.`, `_` and `-`, and not empty");
+        }
+        let tables = errors.take("tables", TableFilter::new(&self.tables));
+        let server_id = self.server_id.unwrap_or_else(|| default_server_id(&self.topic_prefix));
+        if server_id == 0 {
+            errors.push("server_id", "must be at least 1");
+        }
+        if self.snapshot.chunk_rows == 0 {
+            errors.push("snapshot.chunk_rows", "must be at least 1");
+        }
+        if self.heartbeat_interval.is_zero() {
+            errors.push("heartbeat_interval", "must be more than 0");
+        }
+        let size = |bytes: ByteSize| usize::try_from(bytes.0).unwrap_or(usize::MAX).clamp(4 << 10, 1 << 30);
+        match (connection, tables) {
+            (Some(connection), Some(tables)) if errors.0.is_empty() => Ok(SourcePlan {
+                connection,
+                topic_prefix: self.topic_prefix,
+                tables,
+                flavour,
+                server_id,
+                snapshot: self.snapshot,
+                types: TypeOptions {
+                    zero_dates: self.types.zero_dates,
+                    bigint_unsigned: self.types.bigint_unsigned,
+                },
+                batch_bytes: size(self.batch_bytes),
+                queue_bytes: size(self.queue_bytes),
+                heartbeat_interval: self.heartbeat_interval,
+                binlog_retention_min: self.binlog_retention_min,
+            }),
+            _ => Err(errors),
+        }
+    }
+}
+
+/// Above the ids that people give their servers, and the same at each start, so that a second run of the same connector ends the
+/// first one's connection.
+fn default_server_id(topic_prefix: &str) -> u32 {
+    crc32fast::hash(topic_prefix.as_bytes()) | 1 << 31
+}
+
+/// Letters that a topic may not have become `_`; at most 249 characters.
+#[must_use]
+pub fn sanitise_topic(name: &str) -> String {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.chars().take(249).map(|c| if legal(c) { c } else { '_' }).collect()
+}
+
+/// Databases of the servers' own.
+const SYSTEM: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
+
+/// Which tables are captured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableFilter {
+    include: Vec<String>,
+    exclude: Vec<String>,
+}
+
+impl TableFilter {
+    fn new(config: &TablesConfig) -> Result<Self, String> {
+        if config.include.is_empty() {
+            return Err("include must name at least one table, such as `shop.*`".to_owned());
+        }
+        for pattern in config.include.iter().chain(&config.exclude) {
+            let (database, table) = pattern.split_once('.').unwrap_or_default();
+            if database.is_empty() || table.is_empty() {
+                return Err(format!("`{pattern}` is not `database.table`"));
+            }
+        }
+        Ok(Self { include: config.include.clone(), exclude: config.exclude.clone() })
+    }
+
+    /// Whether a table is captured.
+    #[must_use]
+    pub fn matches(&self, database: &str, table: &str) -> bool {
+        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
+            return false;
+        }
+        let name = format!("{database}.{table}");
+        let any = |patterns: &[String]| patterns.iter().any(|p| glob(p.as_bytes(), name.as_bytes()));
+        any(&self.include) && !any(&self.exclude)
+    }
+
+    /// Whether a statement, run in `database`, may change a captured table. Errs on the side of yes.
+    #[must_use]
+    pub fn may_concern(&self, database: &str, text: &str) -> bool {
+        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
+            return false;
+        }
+        self.include.iter().any(|pattern| {
+            let (of, _) = pattern.split_once('.').unwrap_or_default();
+            database.is_empty()
+                || glob(of.as_bytes(), database.as_bytes())
+                || of.contains('*')
+                || text.to_ascii_lowercase().contains(&of.to_ascii_lowercase())
+        })
+    }
+}
+
+/// Whether `text` matches `pattern`, where `*` stands for any text. Linear: only the last star is gone back to.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, t));
+            p += 1;
+        } else if pattern.get(p).is_some_and(|c| text.get(t) == Some(c)) {
+            p += 1;
+            t += 1;
+        } else if let Some((at, from)) = star {
+            p = at + 1;
+            t = from + 1;
+            star = Some((at, from + 1));
+        } else {
+            return false;
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_choose_tables() {
+        let config =
+            TablesConfig { include: vec!["shop.*".into(), "a*.b".into()], exclude: vec!["shop.x*y".into()] };
+        let filter = TableFilter::new(&config).unwrap();
+        assert!(filter.matches("shop", "orders") && filter.matches("abc", "b"));
+        assert!(!filter.matches("abc", "bb") && !filter.matches("shop", "x123y"));
+        assert!(
+            filter.may_concern("shop", "insert into t") && filter.may_concern("other", "insert into shop.t")
+        );
+        let all = TablesConfig { include: vec!["*.*".into()], exclude: vec![] };
+        assert!(!TableFilter::new(&all).unwrap().matches("mysql", "user"));
+        assert!(TableFilter::new(&TablesConfig { include: vec!["orders".into()], exclude: vec![] }).is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! The stream: [`statement`] (what a statement in the binlog means), [`assemble`] (events to batches and positions), [`xa`]
+//! (transactions that wait for their decision), [`reader`] (the thread that owns the connection), [`queue`] (between it and the
+//! task), [`changes`] (a batch as the pipeline visits it).
+
+pub mod assemble;
+pub mod changes;
+pub mod position;
+pub mod queue;
+pub mod reader;
+pub mod statement;
+pub mod xa;

@@ -1,0 +1,21 @@
+//! The source against real servers: MySQL 9.7 and MariaDB 11.8.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests panic with context"
+)]
+
+mod auth;
+mod common;
+mod malformed;
+mod refusals;
+mod snapshot;
+mod stream;
+mod topology;
+mod types;

@@ -1,0 +1,91 @@
+//! What can't be delivered faithfully is refused, and said.
+
+use rowstream_api::{Class, SourceConnector};
+use rowstream_mysql::source::MySqlSource;
+use serde_json::json;
+
+use crate::common::{Database, Drain, MARIADB, MYSQL, port, start};
+
+#[tokio::test]
+async fn rows_that_are_not_in_the_binlog_are_an_alarm() {
+    for server in [MYSQL, MARIADB] {
+        let mut db = Database::new(server).await;
+        db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
+        let mut drain = Drain::start(db.plan(json!({}))).await;
+        db.run("SET SESSION binlog_format = STATEMENT;\nINSERT INTO t VALUES (1)").await;
+        let error = loop {
+            if let Err(error) = drain.step().await {
+                break error;
+            }
+        };
+        assert_eq!((error.code, error.class), ("MYSQL_STATEMENT_FORMAT", Class::Fatal), "{error}");
+        db.remove().await;
+    }
+}
+
+#[tokio::test]
+async fn rows_without_names_are_refused() {
+    let server = "mysql-9.7@minimal";
+    let port = port(server, &["--binlog-row-metadata=MINIMAL", "--binlog-expire-logs-seconds=60"]);
+    let mut db = Database::on(server, port).await;
+    db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
+    let plan = db.plan(json!({}));
+    let error = MySqlSource::preflight(&plan).await.unwrap_err();
+    assert_eq!(error.class, Class::Config);
+    assert!(
+        error.message.contains("binlog_row_metadata is MINIMAL")
+            && error.message.contains("keeps its binlog"),
+        "{error}"
+    );
+    assert!(error.remedy.unwrap().contains("SET PERSIST binlog_row_metadata = FULL;"));
+    let mut drain = Drain::start(plan).await;
+    db.run("INSERT INTO t VALUES (1)").await;
+    let error = loop {
+        if let Err(error) = drain.step().await {
+            break error;
+        }
+    };
+    assert_eq!(error.code, "MYSQL_ROW_METADATA", "{error}");
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_as_it_should_be_passes() {
+    for server in [MYSQL, MARIADB] {
+        let db = Database::new(server).await;
+        MySqlSource::preflight(&db.plan(json!({}))).await.unwrap();
+        db.remove().await;
+    }
+}
+
+#[tokio::test]
+async fn purged_and_foreign_positions_are_refused_with_what_is_missing() {
+    for server in ["mysql-9.7@purged", "mariadb-11.8@purged"] {
+        let port = port(server, &[]);
+        let mut db = Database::on(server, port).await;
+        db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
+        let mut drain = Drain::start(db.plan(json!({}))).await;
+        db.run("INSERT INTO t VALUES (1);\nFLUSH BINARY LOGS;\nINSERT INTO t VALUES (2)").await;
+        drain.until_count(2).await;
+        assert_eq!(drain.lines(), ["t c - > 1", "t c - > 2"]);
+        drain.task = None;
+        db.run("INSERT INTO t VALUES (3);\nFLUSH BINARY LOGS;\nINSERT INTO t VALUES (4);\nFLUSH BINARY LOGS")
+            .await;
+        let status = if db.is_mariadb() { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" };
+        let row: mysql_async::Row = db.one_row(status).await;
+        let file: String = row.get(0).unwrap();
+        db.run(&format!("PURGE BINARY LOGS TO '{file}'")).await;
+        let error = start(&drain.plan, &drain.stored).await.err().unwrap();
+        assert_eq!(error.class, Class::Fatal, "{error}");
+        assert!(matches!(error.code, "MYSQL_GTID_PURGED" | "MYSQL_BINLOG_LOST"), "{error}");
+        if !db.is_mariadb() {
+            let mut stored = drain.stored.clone();
+            let offset = stored.values_mut().next().unwrap();
+            let gtids = offset.0["gtids"].as_str().unwrap().split(':').next().unwrap().to_owned();
+            offset.0["gtids"] = json!(format!("{gtids}:1-999999999"));
+            let error = start(&drain.plan, &stored).await.err().unwrap();
+            assert_eq!(error.code, "MYSQL_GTID_AHEAD", "{error}");
+        }
+        db.remove().await;
+    }
+}
