@@ -423,7 +423,7 @@ async fn values_that_the_types_can_not_hold_are_refused() {
             (9, n(i64::from(i32::MAX)), "VALUE_OUT_OF_RANGE", "column `d`: "),
             (9, n(-1_000_000), "VALUE_OUT_OF_RANGE", "column `d`: "),
             (10, s("{no json"), "", "rejected the row: "),
-            (11, s("漢"), "MYSQL_DATA", "column `la`"),
+            (11, s("漢"), "MYSQL_DATA", "its character set"),
         ];
         for (index, value, code, message) in bad {
             let mut row = good();
