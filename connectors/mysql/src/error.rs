@@ -37,8 +37,10 @@ pub fn classify(code: u16, sqlstate: &str) -> (Class, &'static str, Kind) {
         1153 => other(Config, "MYSQL_PACKET_TOO_LARGE"),
         1205 | 1213 | 1412 | 1020 | 3572 => (Transient, "MYSQL_CONFLICT", Kind::Conflict),
         1022 | 1062 | 1169 | 1586 => (Fatal, "MYSQL_UNIQUE", Kind::Data),
-        1264 | 1265 | 1292 | 1366 | 1367 | 1406 | 1411 | 1416 | 1425 | 1426 | 1441 | 1525 | 1644 | 1690
-        | 3140 | 3141 | 3156 | 3157 | 3815 | 3819 | 3903 | 4025 | 4038 => (Fatal, "MYSQL_DATA", Kind::Data),
+        1264 | 1265 | 1292 | 1300 | 1366 | 1367 | 1406 | 1411 | 1416 | 1425 | 1426 | 1441 | 1525 | 1644
+        | 1690 | 3140 | 3141 | 3156 | 3157 | 3815 | 3819 | 3854 | 3903 | 3988 | 4025 | 4038 => {
+            (Fatal, "MYSQL_DATA", Kind::Data)
+        }
         1048 | 1216 | 1217 | 1364 | 1451 | 1452 | 1557 | 1761 | 1762 => (Fatal, "MYSQL_DATA", Kind::Data),
         1290 | 1792 | 1836 | 3100 => other(Transient, "MYSQL_READ_ONLY"),
         1040 | 1203 | 1226 => other(Transient, "MYSQL_TOO_MANY_CONNECTIONS"),
@@ -139,7 +141,7 @@ pub fn what(code: u16) -> &'static str {
         1406 => "a value is longer than its column allows",
         1264 | 1690 => "a number is out of its column's range",
         1292 | 1411 | 1441 => "a date or time is invalid or out of range",
-        1366 => "a text is not valid for its column or its character set",
+        1300 | 1366 | 1977 | 3854 | 3988 => "a text is not valid for its column or its character set",
         3140 | 3141 | 3156 | 3157 | 4038 => "a text is not valid JSON",
         1265 | 1367 => "a value is not one of its column's type",
         1644 => "a trigger of the target raised an error",

@@ -361,6 +361,51 @@ async fn a_geometry_keeps_its_bytes_and_its_reference_system() {
     .await;
 }
 
+/// Column, value, and how it is refused.
+fn bad_values() -> [(usize, Owned, &'static str, &'static str); 14] {
+    [
+        (
+            1,
+            variable(3, &[1]),
+            "VALUE_PRECISION",
+            "column `dec2`: the decimal has more than the 2 digits behind the point that the column keeps",
+        ),
+        (
+            2,
+            s("2026-01-02T03:04:05.5Z"),
+            "VALUE_PRECISION",
+            "column `ts0`: the time has more than the 0 digits of the second that the column keeps",
+        ),
+        (
+            2,
+            s("-0043-03-15T00:00:00Z"),
+            "VALUE_OUT_OF_RANGE",
+            "column `ts0`: the date is not within the years 1 to 9999",
+        ),
+        (3, n(1), "VALUE_PRECISION", "column `t3`: "),
+        (3, n(4_000_000_000_000), "VALUE_OUT_OF_RANGE", "column `t3`: the time is beyond 838:59:59"),
+        (
+            4,
+            bytes(b"ab"),
+            "VALUE_LENGTH",
+            "column `b4`: 2 bytes for a BINARY column, which would be padded to 4",
+        ),
+        (
+            5,
+            s("ab  "),
+            "VALUE_TOO_LONG",
+            "column `v3`: a text of 4 is longer than the 3 that the column holds",
+        ),
+        (6, s("c"), "MYSQL_DATA", "rejected the row: a value is not one of its column's type (error 1265"),
+        (7, n(-1), "MYSQL_DATA", "rejected the row: a number is out of its column's range (error 1264"),
+        (8, ValueRef::Float64(f64::NAN), "VALUE_OUT_OF_RANGE", "column `f`: NaN and infinities"),
+        (9, n(i64::from(i32::MAX)), "VALUE_OUT_OF_RANGE", "column `d`: "),
+        (9, n(-1_000_000), "VALUE_OUT_OF_RANGE", "column `d`: "),
+        (10, s("{no json"), "", "rejected the row: "),
+        (11, s("漢"), "MYSQL_DATA", "its character set"),
+    ]
+}
+
 /// What these servers can't hold is refused record by record, with the column and the reason, and without the value.
 #[tokio::test]
 async fn values_that_the_types_can_not_hold_are_refused() {
@@ -409,23 +454,7 @@ async fn values_that_the_types_can_not_hold_are_refused() {
         let read = "SELECT CONCAT_WS(' ', dec2, ts0, t3, CONVERT(b4 USING utf8mb4), v3, e, u, f, d, CONVERT(la USING utf8mb4)) FROM own";
         let expected = "0.10 2026-01-02 03:04:05 00:00:00.001 abcd äöü a 4294967295 1.5 1970-01-02 ä";
         assert_eq!(target.text(read).await, expected);
-        let bad: [(usize, Owned, &str, &str); 14] = [
-            (1, variable(3, &[1]), "VALUE_PRECISION", "column `dec2`: the decimal has more than the 2 digits behind the point that the column keeps"),
-            (2, s("2026-01-02T03:04:05.5Z"), "VALUE_PRECISION", "column `ts0`: the time has more than the 0 digits of the second that the column keeps"),
-            (2, s("-0043-03-15T00:00:00Z"), "VALUE_OUT_OF_RANGE", "column `ts0`: the date is not within the years 1 to 9999"),
-            (3, n(1), "VALUE_PRECISION", "column `t3`: "),
-            (3, n(4_000_000_000_000), "VALUE_OUT_OF_RANGE", "column `t3`: the time is beyond 838:59:59"),
-            (4, bytes(b"ab"), "VALUE_LENGTH", "column `b4`: 2 bytes for a BINARY column, which would be padded to 4"),
-            (5, s("ab  "), "VALUE_TOO_LONG", "column `v3`: a text of 4 is longer than the 3 that the column holds"),
-            (6, s("c"), "MYSQL_DATA", "rejected the row: a value is not one of its column's type (error 1265"),
-            (7, n(-1), "MYSQL_DATA", "rejected the row: a number is out of its column's range (error 1264"),
-            (8, ValueRef::Float64(f64::NAN), "VALUE_OUT_OF_RANGE", "column `f`: NaN and infinities"),
-            (9, n(i64::from(i32::MAX)), "VALUE_OUT_OF_RANGE", "column `d`: "),
-            (9, n(-1_000_000), "VALUE_OUT_OF_RANGE", "column `d`: "),
-            (10, s("{no json"), "", "rejected the row: "),
-            (11, s("漢"), "MYSQL_DATA", "column `la`"),
-        ];
-        for (index, value, code, message) in bad {
+        for (index, value, code, message) in bad_values() {
             let mut row = good();
             row[index] = value;
             let record = t.update(row);
