@@ -1,10 +1,11 @@
 #!/bin/sh
-# charts.sh        what the checks of deploy/ need; prints the directory: bin/{helm,kubeconform,promtool}, venv/bin/python3 with PyYAML, schemas/
+# charts.sh   what the checks of deploy/ need; prints the directory: bin/{helm,kubeconform,promtool}, venv/bin/python3, schemas/
 # Go modules, by the Go proxy: helm, kubeconform; Kubernetes' own OpenAPI and the Prometheus operator's CRDs, from which
-# schemas.py makes JSON schemas. promtool is Debian's, unpacked. PyYAML is PyPI's. All in $ROWSTREAM_SERVICES/charts, kept.
+# schemas.py makes JSON schemas; the schema of compose files. promtool is Debian's, unpacked. PyYAML and jsonschema are PyPI's.
+# All in $ROWSTREAM_SERVICES/charts, kept. A first run takes some minutes, most of them for helm.
 # Exit code 69: something can't be had here; standard error names it.
 set -eu
-helm=v3.22.0 kubeconform=v0.8.0 kubernetes=v1.36.3 operator=v0.85.0 pyyaml=6.0.3
+helm=v3.22.0 kubeconform=v0.8.0 kubernetes=v1.36.3 operator=v0.85.0 compose=v2.16.2 pyyaml=6.0.3 jsonschema=4.25.1
 here=$(cd "$(dirname "$0")" && pwd)
 base=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)}/charts bin=$base/bin
 cant() { echo "charts.sh: can't have $1" >&2; exit 69; }
@@ -51,13 +52,15 @@ module() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 [ -x "$bin/promtool" ] || {
   suite=bookworm debian prometheus || cant "promtool (Debian's prometheus package)"
   cp "$base/debian/usr/bin/promtool" "$bin/promtool"; rm -rf "$base/debian/usr/bin" "$base/debian/usr/share"; }
-[ -x "$base/venv/bin/python3" ] && "$base/venv/bin/python3" -c "import yaml; assert yaml.__version__ == '$pyyaml'" 2>/dev/null || {
-  python3 -m venv "$base/venv" && "$base/venv/bin/pip" install -q --disable-pip-version-check "pyyaml==$pyyaml" || cant "PyYAML $pyyaml (PyPI)"; }
-made=$kubernetes+$operator+$(cksum <"$here/schemas.py" | cut -d' ' -f1)
+[ -x "$base/venv/bin/python3" ] && "$base/venv/bin/python3" -c "import yaml, importlib.metadata as m; assert (m.version('pyyaml'), m.version('jsonschema')) == ('$pyyaml', '$jsonschema')" 2>/dev/null || {
+  python3 -m venv "$base/venv" && "$base/venv/bin/pip" install -q --disable-pip-version-check "pyyaml==$pyyaml" "jsonschema==$jsonschema" ||
+  cant "PyYAML and jsonschema (PyPI)"; }
+made=$kubernetes+$operator+$compose+$(cksum <"$here/schemas.py" | cut -d' ' -f1)
 [ -e "$base/schemas/.$made" ] || {
   k=$(module "k8s.io/kubernetes@$kubernetes") && [ -n "$k" ] || cant "Kubernetes' schemas (Go module k8s.io/kubernetes $kubernetes)"
   o=$(module "github.com/prometheus-operator/prometheus-operator@$operator") && [ -n "$o" ] || cant "the Prometheus operator's CRDs (Go module)"
+  c=$(module "github.com/compose-spec/compose-go/v2@$compose") && [ -n "$c" ] || cant "the schema of compose files (Go module)"
   rm -rf "$base/schemas"
   "$base/venv/bin/python3" "$here/schemas.py" "$k/api/openapi-spec/swagger.json" "$o/example/prometheus-operator-crd" "$base/schemas" >&2
-  : >"$base/schemas/.$made"; }
+  cp "$c/schema/compose-spec.json" "$base/schemas/"; : >"$base/schemas/.$made"; }
 echo "$base"

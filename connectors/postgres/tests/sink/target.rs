@@ -10,6 +10,7 @@ use rowstream_api::{
     ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, TaskContext, TopicPartition,
 };
 use rowstream_postgres::{
+    expiry::Expiry,
     connection::{Connection, ConnectionConfig, ConnectionPlan},
     sink::{PostgresSink, PostgresSinkTask},
 };
@@ -42,7 +43,7 @@ fn connection(port: u64, database: &str) -> Value {
 
 async fn connect(port: u64, database: &str) -> Connection {
     let config: ConnectionConfig = serde_json::from_value(connection(port, database)).unwrap();
-    ConnectionPlan { config, application_name: "test".to_owned() }.connect().await.unwrap()
+    ConnectionPlan { config, application_name: "test".to_owned(), expiry: Expiry::default() }.connect().await.unwrap()
 }
 
 impl Target {
