@@ -164,12 +164,11 @@ impl ConnectionConfig {
                 "cert_file and key_file belong together: give both or neither",
             );
         }
-        (errors.0.len() == before)
-            .then(|| ConnectionPlan {
-                config: self,
-                application_name: "rowstream".to_owned(),
-                expiry: Expiry::default(),
-            })
+        (errors.0.len() == before).then(|| ConnectionPlan {
+            config: self,
+            application_name: "rowstream".to_owned(),
+            expiry: Expiry::default(),
+        })
     }
 }
 

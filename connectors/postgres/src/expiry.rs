@@ -31,13 +31,20 @@ impl Expiry {
     /// The earliest end, in seconds since the epoch; `None` without certificates.
     #[must_use]
     pub fn earliest(&self) -> Option<i64> {
-        [&self.0.server, &self.0.client].map(|end| end.load(Ordering::Relaxed)).into_iter().filter(|e| *e != 0).min()
+        [&self.0.server, &self.0.client]
+            .map(|end| end.load(Ordering::Relaxed))
+            .into_iter()
+            .filter(|e| *e != 0)
+            .min()
     }
 
     /// Sets the gauge, if there is something to say.
     pub fn publish(&self, gauges: &Gauges) {
         if let Some(seconds) = self.earliest() {
-            #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch fit the 53 bits of a double")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "seconds since the epoch fit the 53 bits of a double"
+            )]
             gauges.set("tls_certificate_expiry_timestamp_seconds", seconds as f64);
         }
     }
@@ -133,7 +140,11 @@ mod tests {
             _: &[u8],
             _: UnixTime,
         ) -> Result<ServerCertVerified, rustls::Error> {
-            if self.0 { Ok(ServerCertVerified::assertion()) } else { Err(CertificateError::UnknownIssuer.into()) }
+            if self.0 {
+                Ok(ServerCertVerified::assertion())
+            } else {
+                Err(CertificateError::UnknownIssuer.into())
+            }
         }
         fn verify_tls12_signature(
             &self,

@@ -52,10 +52,7 @@ pub struct TlsConfig {
 ///
 /// # Errors
 /// A file that can't be read or holds no PEM, named with its field.
-pub fn client_config(
-    tls: &TlsConfig,
-    expiry: &Expiry,
-) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
+pub fn client_config(tls: &TlsConfig, expiry: &Expiry) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match tls.mode {
         TlsMode::Disable => return Ok(None),

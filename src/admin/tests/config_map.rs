@@ -77,7 +77,11 @@ async fn a_config_map_update_reaches_only_what_changed() {
         daemon.until_config("changed", Some("4s")).await;
         daemon.until("added", "RUNNING").await;
         daemon.until_config("removed", None).await;
-        assert_eq!(running_since(&daemon, "steady").await, since, "it was restarted though its file says the same");
+        assert_eq!(
+            running_since(&daemon, "steady").await,
+            since,
+            "it was restarted though its file says the same"
+        );
         // A mount that is gone for a moment is not an empty one.
         std::fs::rename(&mount, mount.with_extension("away")).unwrap();
         tokio::time::sleep(2 * files::SCAN_INTERVAL).await;

@@ -10,8 +10,8 @@ use rowstream_api::{
     ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, TaskContext, TopicPartition,
 };
 use rowstream_postgres::{
-    expiry::Expiry,
     connection::{Connection, ConnectionConfig, ConnectionPlan},
+    expiry::Expiry,
     sink::{PostgresSink, PostgresSinkTask},
 };
 use serde_json::{Value, json};
@@ -43,7 +43,10 @@ fn connection(port: u64, database: &str) -> Value {
 
 async fn connect(port: u64, database: &str) -> Connection {
     let config: ConnectionConfig = serde_json::from_value(connection(port, database)).unwrap();
-    ConnectionPlan { config, application_name: "test".to_owned(), expiry: Expiry::default() }.connect().await.unwrap()
+    ConnectionPlan { config, application_name: "test".to_owned(), expiry: Expiry::default() }
+        .connect()
+        .await
+        .unwrap()
 }
 
 impl Target {
