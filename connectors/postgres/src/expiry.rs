@@ -112,8 +112,11 @@ impl ServerCertVerifier for Watching {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-    use rustls::CertificateError;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::{
+        CertificateError, ClientConnection, ServerConfig, ServerConnection, crypto::ring,
+        pki_types::PrivateKeyDer,
+    };
 
     use super::*;
     use crate::tls::{self, TlsConfig, TlsMode};
@@ -187,6 +190,51 @@ mod tests {
         assert!(expiry.earliest() > Some(END), "a renewed certificate ends the alarm");
         expiry.client_shows(&[CertificateDer::from(vec![1, 2, 3])]);
         assert!(expiry.earliest() > Some(END), "what can't be read says nothing");
+    }
+
+    /// A whole handshake in memory, with a server whose certificate ends in 2031.
+    fn handshake(mode: TlsMode) -> Expiry {
+        let mut root = CertificateParams::new(Vec::new()).unwrap();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["db.internal".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(2031, 2, 3);
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        let ca_file = directory.path().join("ca.pem");
+        std::fs::write(&ca_file, issuer.pem()).unwrap();
+        let ca_file = Some(ca_file.to_str().unwrap().to_owned());
+        let expiry = Expiry::default();
+        let client = tls::client_config(&TlsConfig { mode, ca_file, ..TlsConfig::default() }, &expiry);
+        let name = ServerName::try_from("db.internal").unwrap();
+        let mut client = ClientConnection::new(client.unwrap().unwrap(), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        expiry
+    }
+
+    #[test]
+    fn a_handshake_that_checks_the_server_tells_when_its_certificate_ends() {
+        assert_eq!(handshake(TlsMode::VerifyFull).earliest(), Some(END));
+        assert_eq!(handshake(TlsMode::VerifyCa).earliest(), Some(END));
+        assert_eq!(handshake(TlsMode::Require).earliest(), None, "nobody minds when it is not checked");
     }
 
     #[test]
