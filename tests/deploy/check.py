@@ -426,6 +426,31 @@ def commands(name, text):
             check(option in out.stdout, f"docs/runbooks/{name}: `rowstream {' '.join(command)}` has no {option}")
 
 
+def packaged():
+    """The chart that is shipped renders as the one in the tree, whose alerts and dashboards are symbolic links."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = run(TOOLS / "bin/helm", "package", CHART, "--destination", directory)
+        archives = list(pathlib.Path(directory).glob("*.tgz"))
+        if not check(out.returncode == 0 and archives, f"helm package: {out.stderr}"):
+            return
+        values = pathlib.Path(directory) / "values.yaml"
+        values.write_text(yaml.safe_dump(MATRIX["kafka, everything"]))
+        shipped = run(TOOLS / "bin/helm", "template", "live", archives[0], "--namespace", "cdc", "--kube-version", KUBERNETES, "-f", values)
+        check(shipped.stdout == template(MATRIX["kafka, everything"]).stdout, f"the packaged chart renders differently: {shipped.stderr}")
+
+
+def needed_to_build():
+    """The image's builder is given what a build reads: everything the workspace names is let through by .dockerignore."""
+    through = [line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    members = {path.split("/")[0] for path in re.findall(r'path = "([^"]+)"', (ROOT / "Cargo.toml").read_text())}
+    for wanted in {"Cargo.toml", "Cargo.lock", "src"} | members:
+        check(wanted in through, f".dockerignore keeps {wanted} from the builder")
+    for path in through:
+        check((ROOT / path).exists(), f".dockerignore names {path}, which is not there")
+    for copied in re.findall(r"sh (deploy/\S+)", (ROOT / "deploy/Dockerfile").read_text()):
+        check(copied in through, f".dockerignore keeps {copied} from the builder")
+
+
 # --- Compose ---------------------------------------------------------------------------------------------------------------------
 
 def compose():
@@ -457,6 +482,8 @@ renders()
 refused()
 compose()
 the_schema_knows_every_value()
+packaged()
+needed_to_build()
 metrics()
 print(f"{checks - len(failures)} of {checks} checks of deploy/ passed")
 sys.exit(1 if failures else 0)
