@@ -5,7 +5,9 @@
 # All in $ROWSTREAM_SERVICES/charts, kept. A first run takes some minutes, most of them for helm.
 # Exit code 69: something can't be had here; standard error names it.
 set -eu
-helm=v3.22.0 kubeconform=v0.8.0 kubernetes=v1.36.3 operator=v0.85.0 compose=v2.16.2 pyyaml=6.0.3 jsonschema=4.25.1
+helm=v3.22.0 kubeconform=v0.8.0
+kubernetes=v1.36.3 operator=v0.85.0 compose=v2.16.2
+pyyaml=6.0.3 jsonschema=4.25.1
 here=$(cd "$(dirname "$0")" && pwd)
 base=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)}/charts bin=$base/bin
 cant() { echo "charts.sh: can't have $1" >&2; exit 69; }
@@ -52,7 +54,8 @@ module() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 [ -x "$bin/promtool" ] || {
   suite=bookworm debian prometheus || cant "promtool (Debian's prometheus package)"
   cp "$base/debian/usr/bin/promtool" "$bin/promtool"; rm -rf "$base/debian/usr/bin" "$base/debian/usr/share"; }
-[ -x "$base/venv/bin/python3" ] && "$base/venv/bin/python3" -c "import yaml, importlib.metadata as m; assert (m.version('pyyaml'), m.version('jsonschema')) == ('$pyyaml', '$jsonschema')" 2>/dev/null || {
+pinned="import yaml, importlib.metadata as m; assert (m.version('pyyaml'), m.version('jsonschema')) == ('$pyyaml', '$jsonschema')"
+"$base/venv/bin/python3" -c "$pinned" 2>/dev/null || {
   python3 -m venv "$base/venv" && "$base/venv/bin/pip" install -q --disable-pip-version-check "pyyaml==$pyyaml" "jsonschema==$jsonschema" ||
   cant "PyYAML and jsonschema (PyPI)"; }
 made=$kubernetes+$operator+$compose+$(cksum <"$here/schemas.py" | cut -d' ' -f1)
