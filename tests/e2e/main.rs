@@ -17,6 +17,7 @@ mod damage;
 mod exactly_once;
 mod ledger;
 mod lifecycle;
+mod operations;
 mod oracle;
 mod python;
 mod support;
