@@ -1,6 +1,9 @@
 //! `/`, `/health`, `/livez`, `/readyz` and `/metrics`.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json,
@@ -108,9 +111,11 @@ pub(super) async fn readyz(
 pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
     let metrics = state.worker.metrics();
     let views = state.worker.views().await;
+    let now = SystemTime::now();
     for view in &views {
         for (id, task) in view.tasks.iter().enumerate() {
-            metrics.set_task_state(&view.spec.name, id, task.status.state.as_str());
+            let busy = readiness::busy_for(&task.status, now).unwrap_or_default();
+            metrics.set_task_state(&view.spec.name, id, task.status.state.as_str(), busy);
         }
     }
     let states: Vec<_> = views

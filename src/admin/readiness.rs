@@ -55,10 +55,14 @@ fn of_task(task: &TaskSnapshot, now: SystemTime, stall_timeout: Duration) -> Opt
     if let Some(problem) = of_state(task.state) {
         return Some(problem.to_owned());
     }
-    let stuck =
-        now.duration_since(task.busy_since.max(task.last_commit.filter(|_| task.busy_since.is_some()))?);
-    let stuck = stuck.ok().filter(|stuck| *stuck > stall_timeout && task.state == TaskState::Running)?;
+    let stuck = busy_for(task, now).filter(|stuck| *stuck > stall_timeout)?;
     Some(format!("is stalled: it has had work for {} s without a commit", stuck.as_secs()))
+}
+
+/// How long a running task has had work in hand without a commit; `None` when it has none.
+pub(super) fn busy_for(task: &TaskSnapshot, now: SystemTime) -> Option<Duration> {
+    let since = task.busy_since.filter(|_| task.state == TaskState::Running)?;
+    now.duration_since(task.last_commit.map_or(since, |commit| commit.max(since))).ok()
 }
 
 fn of_state(state: TaskState) -> Option<&'static str> {
@@ -98,6 +102,8 @@ mod tests {
         ] {
             let (task, now) = snapshot(busy, commit);
             assert_eq!(of_task(&task, now, MINUTE).is_some(), stalled, "busy {busy:?}, commit {commit:?}");
+            // What /metrics says is what /readyz judges by.
+            assert_eq!(busy_for(&task, now).is_some_and(|busy| busy > MINUTE), stalled);
         }
     }
 

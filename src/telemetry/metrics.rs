@@ -161,11 +161,13 @@ impl Metrics {
         }
     }
 
-    /// Sets the state of a task, one of [`STATES`]; of one that has no series, nothing.
-    pub fn set_task_state(&self, connector: &str, task: usize, state: &'static str) {
+    /// Sets the state of a task, one of [`STATES`], and how long it has had work without a commit; of one that has no
+    /// series, nothing.
+    pub fn set_task_state(&self, connector: &str, task: usize, state: &'static str, busy: Duration) {
         let living = self.0.lock().get(&(connector.to_owned(), task)).and_then(Weak::upgrade);
         if let Some(series) = living {
             series.set_state(state);
+            self.0.families.task_busy.with_label_values(&series.labels()).set(busy.as_secs_f64());
         }
     }
 

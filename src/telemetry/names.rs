@@ -33,6 +33,10 @@ pub(super) const TASK_RESTARTS: Name = of_task(
     "rowstream_task_restarts_total",
     "Times the task was started again after a failure or on request",
 );
+pub(super) const TASK_BUSY: Name = of_task(
+    "rowstream_task_busy_seconds",
+    "Time since the running task, with work in hand, last made something durable; 0 without work",
+);
 pub(super) const TASK_ERRORS: Name = Name {
     name: "rowstream_task_errors_total",
     labels: &["connector", "task", "code"],

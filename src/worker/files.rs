@@ -20,7 +20,7 @@ use super::{Forget, Origin, Worker, WorkerError};
 use crate::config::ConnectorSpec;
 
 /// How often the directory is listed.
-const SCAN_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Files that are not in force, and why.
 #[derive(Debug, Default, Clone)]

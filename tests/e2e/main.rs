@@ -18,6 +18,7 @@ mod exactly_once;
 mod ledger;
 mod lifecycle;
 mod mysql;
+mod operations;
 mod oracle;
 mod python;
 mod registry;

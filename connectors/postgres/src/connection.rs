@@ -11,6 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
     error::from_postgres,
+    expiry::Expiry,
     tls::{self, TlsConfig, TlsMode},
 };
 
@@ -137,6 +138,8 @@ pub struct ConnectionPlan {
     pub config: ConnectionConfig,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
+    /// When the certificates of its connections end.
+    pub expiry: Expiry,
 }
 
 impl ConnectionConfig {
@@ -161,8 +164,11 @@ impl ConnectionConfig {
                 "cert_file and key_file belong together: give both or neither",
             );
         }
-        (errors.0.len() == before)
-            .then(|| ConnectionPlan { config: self, application_name: "rowstream".to_owned() })
+        (errors.0.len() == before).then(|| ConnectionPlan {
+            config: self,
+            application_name: "rowstream".to_owned(),
+            expiry: Expiry::default(),
+        })
     }
 }
 
@@ -178,7 +184,7 @@ impl ConnectionPlan {
     /// # Errors
     /// As [`tls::client_config`].
     pub fn tls(&self) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
-        tls::client_config(&self.config.tls)
+        tls::client_config(&self.config.tls, &self.expiry)
     }
 
     /// Opens a connection for ordinary SQL. The returned guard drives it and closes it when dropped.

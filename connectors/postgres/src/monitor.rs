@@ -44,6 +44,7 @@ async fn look(
         Some(connection) => &connection.client,
         None => &connection.insert(catalog::connect(&plan.connection).await?).client,
     };
+    plan.connection.expiry.publish(gauges);
     let Some(row) = client.query_opt(SLOT, &[&plan.slot]).await.map_err(from_postgres)? else {
         gauges.note("wal_status", Some(format!("replication slot `{}` does not exist", plan.slot)));
         return Ok(());

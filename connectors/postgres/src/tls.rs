@@ -15,6 +15,8 @@ use rustls::{
 };
 use serde::Deserialize;
 
+use crate::expiry::Expiry;
+
 /// How far the server's certificate is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,17 +48,17 @@ pub struct TlsConfig {
     pub key_file: Option<String>,
 }
 
-/// Builds the rustls configuration; `None` for `disable`.
+/// Builds the rustls configuration; `None` for `disable`. `expiry` learns when the certificates end.
 ///
 /// # Errors
 /// A file that can't be read or holds no PEM, named with its field.
-pub fn client_config(tls: &TlsConfig) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
+pub fn client_config(tls: &TlsConfig, expiry: &Expiry) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match tls.mode {
         TlsMode::Disable => return Ok(None),
         TlsMode::Prefer | TlsMode::Require => Arc::new(Unchecked { provider: Arc::clone(&provider) }),
-        TlsMode::VerifyCa => Arc::new(AnyName { inner: web_pki(tls, &provider)? }),
-        TlsMode::VerifyFull => web_pki(tls, &provider)?,
+        TlsMode::VerifyCa => expiry.watching(Arc::new(AnyName { inner: web_pki(tls, &provider)? })),
+        TlsMode::VerifyFull => expiry.watching(web_pki(tls, &provider)?),
     };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -64,9 +66,13 @@ pub fn client_config(tls: &TlsConfig) -> Result<Option<Arc<ClientConfig>>, Conne
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let config = match (&tls.cert_file, &tls.key_file) {
-        (Some(cert), Some(key)) => builder
-            .with_client_auth_cert(certificates("tls.cert_file", cert)?, private_key("tls.key_file", key)?)
-            .map_err(|e| ConnectorError::config("TLS_CONFIG", "tls.cert_file and tls.key_file").because(e))?,
+        (Some(cert), Some(key)) => {
+            let chain = certificates("tls.cert_file", cert)?;
+            expiry.client_shows(&chain);
+            builder.with_client_auth_cert(chain, private_key("tls.key_file", key)?).map_err(|e| {
+                ConnectorError::config("TLS_CONFIG", "tls.cert_file and tls.key_file").because(e)
+            })?
+        }
         (None, None) => builder.with_no_client_auth(),
         (Some(_), None) | (None, Some(_)) => {
             return Err(ConnectorError::config(

@@ -372,7 +372,22 @@ async fn tls_and_channel_binding_are_used() {
     plan.connection.config.user = role.clone();
     plan.connection.config.password = rowstream_api::Secret::new("sesame");
     plan.connection.config.tls.mode = TlsMode::Require;
+    let files = tempfile::tempdir().unwrap();
+    let client = rcgen::generate_simple_self_signed(vec!["rowstream".to_owned()]).unwrap();
+    for (name, text, field) in [
+        ("cert.pem", client.cert.pem(), &mut plan.connection.config.tls.cert_file),
+        ("key.pem", client.signing_key.serialize_pem(), &mut plan.connection.config.tls.key_file),
+    ] {
+        std::fs::write(files.path().join(name), text).unwrap();
+        *field = Some(files.path().join(name).to_str().unwrap().to_owned());
+    }
     let mut drain = Drain::start(plan.clone()).await;
+    let published = async {
+        while !drain.cx.gauges.values().iter().any(|g| g.0 == "tls_certificate_expiry_timestamp_seconds") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, published).await.expect("the monitor says when the certificate ends");
     db.run("INSERT INTO a VALUES (1)").await;
     drain.until_count(1).await;
     let encrypted: bool = db

@@ -69,6 +69,7 @@ async fn metrics_hold_the_states() {
         r#"rowstream_connector_state{connector="hook",state="RUNNING"} 1"#,
         r#"rowstream_connector_state{connector="hook",state="FAILED"} 0"#,
         r#"rowstream_task_state{connector="hook",state="RUNNING",task="0"} 1"#,
+        r#"rowstream_task_busy_seconds{connector="hook",task="0"} 0"#,
         "rowstream_log_blocked 0",
     ] {
         assert!(page.lines().any(|l| l == line), "no {line} in\n{page}");

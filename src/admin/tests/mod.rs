@@ -1,5 +1,6 @@
 //! The REST contract, route by route, over a real log in a temporary directory and the webhook connector.
 
+mod config_map;
 mod connectors;
 mod health;
 mod topics;

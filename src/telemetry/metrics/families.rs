@@ -15,6 +15,7 @@ const FRESHNESS_BUCKETS: [f64; 14] =
 /// Every family with a `connector` and a `task` label.
 pub(super) struct Families {
     pub(super) task_state: GaugeVec,
+    pub(super) task_busy: GaugeVec,
     pub(super) task_restarts: IntCounterVec,
     pub(super) task_errors: IntCounterVec,
     pub(super) task_skipped: IntCounterVec,
@@ -49,6 +50,7 @@ impl Families {
         let mut r = Registrar { registry, erasers: Vec::new() };
         Ok(Self {
             task_state: r.gauge(names::TASK_STATE)?,
+            task_busy: r.gauge(names::TASK_BUSY)?,
             task_restarts: r.counter(names::TASK_RESTARTS)?,
             task_errors: r.counter(names::TASK_ERRORS)?,
             task_skipped: r.counter(names::TASK_SKIPPED)?,

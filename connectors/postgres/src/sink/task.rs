@@ -48,6 +48,7 @@ impl PostgresSinkTask {
     /// As the connection's, or missing privileges on the offset tables.
     pub(super) async fn start(config: PostgresSinkPlan, cx: TaskContext) -> Result<Self, ConnectorError> {
         let mut connection = config.connection.connect().await?;
+        config.connection.expiry.publish(&cx.gauges);
         let timeout_ms = config.statement_timeout.as_millis();
         // An abandoned transaction of ours must not hold the fence's lock for long.
         let idle_ms = config.statement_timeout.max(Duration::from_secs(60)).as_millis();

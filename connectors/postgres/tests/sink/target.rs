@@ -11,6 +11,7 @@ use rowstream_api::{
 };
 use rowstream_postgres::{
     connection::{Connection, ConnectionConfig, ConnectionPlan},
+    expiry::Expiry,
     sink::{PostgresSink, PostgresSinkTask},
 };
 use serde_json::{Value, json};
@@ -42,7 +43,10 @@ fn connection(port: u64, database: &str) -> Value {
 
 async fn connect(port: u64, database: &str) -> Connection {
     let config: ConnectionConfig = serde_json::from_value(connection(port, database)).unwrap();
-    ConnectionPlan { config, application_name: "test".to_owned() }.connect().await.unwrap()
+    ConnectionPlan { config, application_name: "test".to_owned(), expiry: Expiry::default() }
+        .connect()
+        .await
+        .unwrap()
 }
 
 impl Target {
