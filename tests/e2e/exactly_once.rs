@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::{
     ledger, oracle,
     support::{
+        SetWhenDropped,
         daemon::Daemon,
         kafka::Kafka,
         mysql::{MySqlDatabase, servers},
@@ -80,15 +81,6 @@ struct Pace {
 impl Pace {
     fn of_embedded() -> Self {
         Self { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8) }
-    }
-}
-
-/// Ends what waits for it, also when the test fails.
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod bad_input;
 mod bug_classes;
+mod cluster;
 mod damage;
 mod exactly_once;
 mod ledger;
