@@ -137,7 +137,8 @@ fn stored(servers: &str, topic: &str) -> Vec<(i64, Option<String>, Option<String
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
         consumer.assign(&list).unwrap();
-        let position = || consumer.position().unwrap().elements()[0].offset().to_raw().unwrap_or(-1);
+        let position =
+            || consumer.position().unwrap().elements()[0].offset().to_raw().map_or(0, |n| n.max(0));
         while position() < end {
             let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
             let message = message.unwrap();
