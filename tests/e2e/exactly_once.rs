@@ -56,7 +56,7 @@ fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
                 let mut rng = Rng::with_seed(SEED + 1);
                 std::thread::sleep(Duration::from_secs(10)); // The snapshot has its own kills.
                 while !stop.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(rng.u64(500..5_000)));
+                    std::thread::sleep(Duration::from_millis(rng.u64(2_000..8_000)));
                     kafka.kill_and_start();
                     killed.fetch_add(1, Ordering::SeqCst);
                 }

@@ -151,6 +151,7 @@ async fn commits_survive_a_killed_broker() {
     let values: Vec<_> = stored(&servers, &topic).into_iter().map(|r| r.2.unwrap()).collect();
     let expected: Vec<_> = (0..tx).map(|n| n.to_string()).collect();
     assert_eq!(values, expected, "after {reopened} new writers");
+    tokio::task::spawn_blocking(|| script(KILLED_PORT, &["wipe"])).await.unwrap();
 }
 
 fn transactional(id: &str) -> BaseProducer {

@@ -14,7 +14,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use rdkafka::{
@@ -59,10 +59,16 @@ async fn open(config: &KafkaConfig) -> Arc<KafkaLog> {
     KafkaLog::open(config.clone()).await.unwrap()
 }
 
+/// Timestamp of the first record of each batch: now, because a broker retires records by their own timestamps.
+fn now_ms() -> i64 {
+    static NOW: OnceLock<i64> = OnceLock::new();
+    *NOW.get_or_init(|| i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap())
+}
+
 fn to(topic: &str, values: &[impl AsRef<[u8]>]) -> TopicBatch {
     let mut builder = RecordBatchBuilder::new(&[("common", b"1")]);
     for (n, value) in (0i64..).zip(values) {
-        builder.push(1_000 + n, Some(b"key"), Some(value.as_ref()), &[("own", b"2")]);
+        builder.push(now_ms() + n, Some(b"key"), Some(value.as_ref()), &[("own", b"2")]);
     }
     TopicBatch { partition: TopicPartition::new(topic, 0), records: builder.build() }
 }
