@@ -457,7 +457,6 @@ fn push(open: &mut Option<Open>, record: &BorrowedMessage<'_>) -> Option<Open> {
 
 /// Whether a consumer's error ends the reading. Most only tell of a connection that librdkafka makes again.
 fn check(error: &KafkaError) -> Option<LogError> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
     match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::AutoOffsetReset
