@@ -95,6 +95,15 @@ mysql_leftovers() {
 }
 mysql_leftovers "$ROWSTREAM_TEST_MYSQL"
 mysql_leftovers "$ROWSTREAM_TEST_MARIADB"
+topics_left_over() {
+    local topics=(bash tests/services/kafka.sh tool org.apache.kafka.tools.TopicCommand
+        --bootstrap-server "$(bash tests/services/kafka.sh url)") name gone=()
+    for name in $("${topics[@]}" --list); do
+        if [[ $name =~ -([0-9]+)-[0-9]+ ]] && [ ! -d "/proc/${BASH_REMATCH[1]}" ]; then gone+=("${name//./\\.}"); fi
+    done
+    [ ${#gone[@]} = 0 ] || "${topics[@]}" --delete --topic "$(IFS='|'; echo "${gone[*]}")"
+}
+topics_left_over
 
 say "building and running the tests"
 status=0

@@ -26,6 +26,8 @@ use crate::{
 };
 
 const KILLS: u32 = 55;
+/// Of these, as many come early.
+const EARLY_KILLS: u32 = 15;
 const SEED: u64 = 20_261_121;
 
 /// At least fifty kills at random moments, some while the daemon starts, some in the snapshot, all under load: each committed change
@@ -35,7 +37,7 @@ fn exactly_once_under_sigkill() {
     let _turn = one_at_a_time();
     let daemon = Daemon::new(json!({}));
     let pace = Pace::of_embedded();
-    judge(&daemon, &pace, |in_snapshot| kill_repeatedly(&daemon, &pace, in_snapshot, || true));
+    judge(&daemon, &pace, |in_snapshot| kill_repeatedly(&daemon, &pace, in_snapshot, |_| true));
 }
 
 /// The port range of the cluster that is killed here.
@@ -51,23 +53,29 @@ fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
     let _wiped = kafka.until_dropped();
     let daemon = Daemon::on_kafka(&kafka, 3);
     // Starting takes longer, a broker's return some seconds.
-    let pace = Pace { starting: 50..2_500, running: 50..4_000, pause: Duration::from_millis(40) };
+    let pace = Pace { starting: 50..2_500, running: 50..4_000, pause: Duration::from_millis(100) };
     judge(&daemon, &pace, |in_snapshot| {
-        let (stop, killed) = (AtomicBool::new(false), AtomicU32::new(0));
+        let (stop, killed, worker_kills) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut rng = Rng::with_seed(SEED + 1);
-                std::thread::sleep(Duration::from_secs(10)); // The snapshot has its own kills.
                 while !stop.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(rng.u64(500..5_000)));
-                    kafka.kill_and_start();
-                    killed.fetch_add(1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(rng.u64(2_000..8_000)));
+                    // The snapshot has its own kills.
+                    if worker_kills.load(Ordering::SeqCst) >= EARLY_KILLS {
+                        kafka.kill_and_start();
+                        killed.fetch_add(1, Ordering::SeqCst);
+                    }
                 }
             });
             let _stops = SetWhenDropped(&stop);
-            kill_repeatedly(&daemon, &pace, in_snapshot, || killed.load(Ordering::SeqCst) >= BROKER_KILLS);
+            kill_repeatedly(&daemon, &pace, in_snapshot, |kills| {
+                worker_kills.store(kills, Ordering::SeqCst);
+                killed.load(Ordering::SeqCst) >= BROKER_KILLS
+            });
         });
-        note(&format!("{} kills of the broker", killed.load(Ordering::SeqCst)));
+        let (worker, broker) = (worker_kills.load(Ordering::SeqCst), killed.load(Ordering::SeqCst));
+        note(&format!("{worker} kills of the worker, {broker} of the broker"));
     });
 }
 
@@ -128,7 +136,7 @@ fn exactly_once_under_sigkill_into_mysql_and_mariadb() {
     }
     let pace = Pace::of_embedded();
     let proof = kill_under_load(&daemon, &source, &pace, |in_snapshot| {
-        kill_repeatedly(&daemon, &pace, in_snapshot, || true);
+        kill_repeatedly(&daemon, &pace, in_snapshot, |_| true);
     });
     for (name, target) in &targets {
         let rows = oracle::target_equals_source(&daemon, &source, target);
@@ -190,15 +198,20 @@ fn kill_under_load(
     Proof { before, committed, samples }
 }
 
-/// Kills at random moments, until `enough` as well. The first ones come early, so that they hit start and snapshot; the daemon is
-/// down at the end.
-fn kill_repeatedly(daemon: &Daemon, pace: &Pace, in_snapshot: &dyn Fn() -> bool, enough: impl Fn() -> bool) {
+/// Kills at random moments, until `enough`, told how many there were, says so too. The first ones come early, so that they hit
+/// start and snapshot; the daemon is down at the end.
+fn kill_repeatedly(
+    daemon: &Daemon,
+    pace: &Pace,
+    in_snapshot: &dyn Fn() -> bool,
+    enough: impl Fn(u32) -> bool,
+) {
     let mut rng = Rng::with_seed(SEED);
     let mut during_snapshot = 0;
     let mut kills = 0;
-    while kills < KILLS || !enough() {
+    while !enough(kills) || kills < KILLS {
         daemon.spawn();
-        let early = kills < 15;
+        let early = kills < EARLY_KILLS;
         let life = if early { &pace.starting } else { &pace.running };
         std::thread::sleep(Duration::from_millis(rng.u64(life.clone())));
         // Asked only while it may be: the answer waits for the log, and so would the kill.

@@ -77,6 +77,13 @@ impl ClientContext for Context {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let client = self.role.as_str();
+        // Each client tells of each attempt to connect; one line now and then says as much. And while a broker starts, librdkafka
+        // looks for leaders in a cache that it has just emptied.
+        let noise = facility == "METADATAUPDATE" || (facility == "FAIL" && !self.health.tells_of_failure());
+        if noise {
+            tracing::debug!(target: "librdkafka", client, facility, "{message}");
+            return;
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(target: "librdkafka", client, facility, "{message}");

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Deserialize;
@@ -22,7 +22,12 @@ struct Inner {
     /// The newest statistics of each producer.
     producers: BTreeMap<String, Statistics>,
     down: bool,
+    /// When a failed connection was told of last.
+    told: Option<Instant>,
 }
+
+/// Failed connections are told of this often at most, over all clients.
+const FAILURES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is exported of librdkafka's statistics; its full form has hundreds of numbers.
 #[derive(Default, Deserialize)]
@@ -76,6 +81,15 @@ impl Health {
     /// It is gone, or goes on.
     pub(super) fn goes_on(&self, writer: &str) {
         self.lock().waiting.remove(writer);
+    }
+    /// Whether a failed connection is worth a line in the log.
+    pub(super) fn tells_of_failure(&self) -> bool {
+        let mut inner = self.lock();
+        let due = inner.told.is_none_or(|told| told.elapsed() >= FAILURES_INTERVAL);
+        if due {
+            inner.told = Some(Instant::now());
+        }
+        due
     }
     pub(super) fn brokers_down(&self, reason: &str) {
         let mut inner = self.lock();
@@ -147,6 +161,13 @@ mod tests {
         let values = health.read().values;
         assert_eq!((values["queued_records"], values["sent_records_total"]), (3.0, 14.0));
         health.statistics("b", b"not json");
+    }
+
+    #[test]
+    fn failed_connections_are_told_of_now_and_then() {
+        let health = Health::default();
+        assert!(health.tells_of_failure());
+        assert!(!health.tells_of_failure());
     }
 
     #[test]

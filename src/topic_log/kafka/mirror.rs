@@ -129,6 +129,9 @@ impl Shared {
                 followed.positions.get(&partition.partition).copied().unwrap_or(0) < **end
             });
             let Some((partition, end)) = behind else { return Ok(()) };
+            if self.cluster.is_closed() {
+                return Err(LogError::Closed);
+            }
             if Instant::now() > deadline {
                 let why = "an open transaction of another writer, or an unreachable broker, holds it back";
                 return Err(io_error(format!("read {partition} to its end at {end}"), why));

@@ -162,11 +162,9 @@ impl LogReader for KafkaReader {
             return Err(LogError::OffsetOutOfRange { partition: partition.clone(), offset, start, end });
         }
         reading.seek += 1;
-        reading.next = match offset {
-            SeekTo::Earliest => Some(start),
-            SeekTo::End => Some(end),
-            SeekTo::Offset(offset) => Some(offset),
-        };
+        // The end is the one known now: looked up later, it would skip what is committed meanwhile.
+        let offset = if offset == SeekTo::End { SeekTo::Offset(end) } else { offset };
+        reading.next = Some(if let SeekTo::Offset(offset) = offset { offset } else { start });
         let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
         wishes.seeks.insert(partition.clone(), (reading.seek, offset));
         Ok(())
@@ -459,7 +457,6 @@ fn push(open: &mut Option<Open>, record: &BorrowedMessage<'_>) -> Option<Open> {
 
 /// Whether a consumer's error ends the reading. Most only tell of a connection that librdkafka makes again.
 fn check(error: &KafkaError) -> Option<LogError> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
     match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::AutoOffsetReset

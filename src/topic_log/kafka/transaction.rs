@@ -291,7 +291,6 @@ impl Thread {
         loop {
             let Err((error, unsent)) = self.producer.0.send(record) else { return Ok(()) };
             let topic = unsent.topic;
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
                     self.cluster.health.count("queue_full_total", 1.0);
@@ -314,8 +313,7 @@ impl Thread {
     /// Asks until the answer is known.
     fn commit(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
-        loop {
-            let Err(error) = commit(&self.producer.0, COMMIT_SLICE) else { break };
+        while let Err(error) = commit(&self.producer.0, COMMIT_SLICE) {
             match error.demand {
                 Demand::Retry => {
                     let waited = started.elapsed().as_secs();
@@ -357,7 +355,13 @@ impl Thread {
             format!("write a record of {} bytes to {}-{}", failure.bytes, failure.topic, failure.partition);
         match code_error(attempt, failure.code) {
             refused @ LogError::Refused(_) => Err(Failure::Refused(refused)),
-            _heals => Ok(()),
+            LogError::Locked { .. }
+            | LogError::Corrupt { .. }
+            | LogError::DiskFull { .. }
+            | LogError::Io { .. }
+            | LogError::State(_)
+            | LogError::OffsetOutOfRange { .. }
+            | LogError::Closed => Ok(()),
         }
     }
 

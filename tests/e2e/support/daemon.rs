@@ -62,7 +62,9 @@ impl Daemon {
             "type": "kafka", "group": "e2e", "bootstrap_servers": [kafka.servers()],
             "topics": { "partitions": partitions },
         });
-        Self { kafka: Some(kafka.clone()), ..Self::new(json!({ "topic_log": topic_log })) }
+        let mut daemon = Self::new(json!({ "topic_log": topic_log }));
+        daemon.kafka = Some(kafka.clone());
+        daemon
     }
 
     /// What takes offsets besides records: on Kafka, the markers of commits.

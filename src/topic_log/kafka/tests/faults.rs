@@ -62,7 +62,7 @@ async fn a_record_that_is_too_large_is_refused_by_name() {
     let batches = vec![to(&topic, &["small"]), to(&topic, &[large.as_slice()])];
     let refused = commit(&mut writer, group(1, batches)).await.unwrap_err();
     let CommitError::Aborted(LogError::Refused(text)) = &refused else { panic!("{refused:?}") };
-    for part in [topic.as_str(), "1000014 bytes", "limit is 1000000", "message.max.bytes"] {
+    for part in [topic.as_str(), "1000015 bytes", "limit is 1000000", "message.max.bytes"] {
         assert!(text.contains(part), "missing {part:?} in {text}");
     }
     let mut writer = log.writer("c-0").await.unwrap();
@@ -151,6 +151,7 @@ async fn commits_survive_a_killed_broker() {
     let values: Vec<_> = stored(&servers, &topic).into_iter().map(|r| r.2.unwrap()).collect();
     let expected: Vec<_> = (0..tx).map(|n| n.to_string()).collect();
     assert_eq!(values, expected, "after {reopened} new writers");
+    tokio::task::spawn_blocking(|| script(KILLED_PORT, &["wipe"])).await.unwrap();
 }
 
 fn transactional(id: &str) -> BaseProducer {

@@ -14,7 +14,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use rdkafka::{
@@ -59,10 +59,16 @@ async fn open(config: &KafkaConfig) -> Arc<KafkaLog> {
     KafkaLog::open(config.clone()).await.unwrap()
 }
 
+/// Timestamp of the first record of each batch: now, because a broker retires records by their own timestamps.
+fn now_ms() -> i64 {
+    static NOW: OnceLock<i64> = OnceLock::new();
+    *NOW.get_or_init(|| i64::try_from(UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap())
+}
+
 fn to(topic: &str, values: &[impl AsRef<[u8]>]) -> TopicBatch {
     let mut builder = RecordBatchBuilder::new(&[("common", b"1")]);
     for (n, value) in (0i64..).zip(values) {
-        builder.push(1_000 + n, Some(b"key"), Some(value.as_ref()), &[("own", b"2")]);
+        builder.push(now_ms() + n, Some(b"key"), Some(value.as_ref()), &[("own", b"2")]);
     }
     TopicBatch { partition: TopicPartition::new(topic, 0), records: builder.build() }
 }
@@ -137,7 +143,8 @@ fn stored(servers: &str, topic: &str) -> Vec<(i64, Option<String>, Option<String
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
         consumer.assign(&list).unwrap();
-        let position = || consumer.position().unwrap().elements()[0].offset().to_raw().unwrap_or(-1);
+        let position =
+            || consumer.position().unwrap().elements()[0].offset().to_raw().map_or(0, |n| n.max(0));
         while position() < end {
             let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
             let message = message.unwrap();

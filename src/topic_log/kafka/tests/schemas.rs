@@ -5,8 +5,7 @@ use futures::future::join_all;
 use super::*;
 use crate::schema_registry::{BuiltinRegistry, SchemaRegistry};
 
-async fn registry(config: &KafkaConfig, topic: &str) -> Arc<BuiltinRegistry> {
-    let log = open(config).await;
+async fn registry(log: &KafkaLog, topic: &str) -> Arc<BuiltinRegistry> {
     BuiltinRegistry::open_topic(log.schemas_topic(topic).await.unwrap()).await.unwrap()
 }
 
@@ -18,7 +17,8 @@ fn schema(n: u32) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_registries_share_a_topic() {
     let (config, topic) = (config(), unique("schemas"));
-    let (a, b) = (registry(&config, &topic).await, registry(&config, &topic).await);
+    let (log, other) = (open(&config).await, open(&config).await);
+    let (a, b) = (registry(&log, &topic).await, registry(&other, &topic).await);
     let both = (0..6).flat_map(|n| [(&a, n), (&b, n), (&b, n + 3)]);
     let ids = join_all(both.map(|(registry, n)| async move {
         (n, registry.register(&format!("s{n}-value"), &schema(n)).await.unwrap())
@@ -33,7 +33,7 @@ async fn two_registries_share_a_topic() {
         assert_eq!(*a.schema(id).await.unwrap(), *schema(n));
         assert_eq!(*b.schema(id).await.unwrap(), *schema(n));
     }
-    let again = registry(&config, &topic).await;
+    let again = registry(&log, &topic).await;
     assert_eq!(again.subjects("", crate::schema_registry::builtin::Deleted::Hidden).len(), 9);
     let first = stored(broker(), &topic).remove(0);
     assert!(first.1.unwrap().starts_with(r#"{"keytype":"SCHEMA","subject":"s"#));
