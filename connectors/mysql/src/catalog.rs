@@ -33,11 +33,7 @@ pub struct Catalog {
 /// The connection's.
 pub async fn connect(plan: &ConnectionPlan) -> Result<(Conn, Server), ConnectorError> {
     let mut connection = plan.connect(Purpose::Read).await?;
-    connection
-        .conn
-        .query_drop("SET time_zone = '+00:00', sql_mode = ''")
-        .await
-        .map_err(from_mysql)?;
+    connection.conn.query_drop("SET time_zone = '+00:00', sql_mode = ''").await.map_err(from_mysql)?;
     Ok((connection.conn, connection.server))
 }
 

@@ -30,11 +30,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use rowstream_api::{Attempting, ConnectorError, Gauges};
 
 use crate::{
-    connection::ConnectionPlan,
-    offset::SnapshotProgress,
-    stream::position::BinlogPosition,
-    table::TablePlan,
-    wire::gtid::{GtidSet, GtidState},
+    connection::ConnectionPlan, offset::SnapshotProgress, stream::position::BinlogPosition, table::TablePlan,
+    wire::gtid::GtidState,
 };
 use chunk::{ChunkRequest, ReadChunk, SnapshotConnection};
 use touched::Touched;
