@@ -1,6 +1,7 @@
 //! Servers that are set up in other ways, and more than one of them.
 
 use mysql_async::prelude::Queryable;
+use rowstream_api::SourceOffsets;
 use serde_json::json;
 
 use crate::common::{Database, Drain, fresh, port, start, wipe};
@@ -54,7 +55,8 @@ async fn positions_without_gtids() {
     db.run(&format!("INSERT INTO t VALUES {};\nFLUSH BINARY LOGS;\nINSERT INTO t VALUES (900);\nDELETE FROM t WHERE id = 1", values.join(","))).await;
     drain.until_count(3 + 492).await;
     let all = drain.lines();
-    for (n, stored) in drain.history.clone().into_iter().step_by(2) {
+    let streaming = |stored: &SourceOffsets| !stored.values().next().unwrap().0.contains_key("snapshot");
+    for (n, stored) in drain.history.clone().into_iter().filter(|(_, stored)| streaming(stored)).step_by(2) {
         let mut again = Drain::resume(plan.clone(), stored).await;
         again.until_count(all.len() - n).await;
         assert_eq!(again.lines(), all[n..], "resumed after {n}");
