@@ -119,11 +119,7 @@ impl BinlogSourceTask {
         let uuid = setup::server_uuid(&mut conn, server.flavour).await?;
         let mut offset = match stored {
             Some(stored) if stored.flavour != flavour_name(server.flavour) => {
-                return Err(ConnectorError::fatal(
-                    "MYSQL_OTHER_SERVER",
-                    format!("the stored position is of {}, the server is {server}", stored.flavour),
-                )
-                .remedy("delete the connector's offsets to start over with a new snapshot"));
+                return Err(other_flavour(&stored.flavour, server));
             }
             Some(stored) => stored,
             None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
@@ -355,6 +351,14 @@ impl BinlogSourceTask {
             ends_transaction: self.offset.partial.is_none(),
         })
     }
+}
+
+fn other_flavour(stored: &str, server: Server) -> ConnectorError {
+    ConnectorError::fatal(
+        "MYSQL_OTHER_SERVER",
+        format!("the stored position is of {stored}, the server is {server}"),
+    )
+    .remedy("delete the connector's offsets to start over with a new snapshot")
 }
 
 async fn first_offset(

@@ -30,11 +30,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use rowstream_api::{Attempting, ConnectorError, Gauges};
 
 use crate::{
-    connection::ConnectionPlan,
-    offset::SnapshotProgress,
-    stream::position::BinlogPosition,
-    table::TablePlan,
-    wire::gtid::{GtidSet, GtidState},
+    connection::ConnectionPlan, offset::SnapshotProgress, stream::position::BinlogPosition, table::TablePlan,
+    wire::gtid::GtidState,
 };
 use chunk::{ChunkRequest, ReadChunk, SnapshotConnection};
 use touched::Touched;
@@ -226,9 +223,8 @@ async fn settle(
         chunk::commit(connection).await?;
         let settled = match (&visible, gtids) {
             (Visible::Executed(executed), GtidState::Set(done)) => done.is_in(executed),
-            (Visible::Executed(executed), GtidState::Domains(_) | GtidState::Off) => {
-                *executed != GtidSet::default()
-            }
+            // GTIDs were turned on since: what was delivered without them has long been visible.
+            (Visible::Executed(_), GtidState::Domains(_) | GtidState::Off) => true,
             (Visible::Until(position), _) => position >= at,
         };
         if settled {

@@ -17,28 +17,10 @@ async fn who(
     plan.config.password = Secret::new(password);
     plan.config.tls = serde_json::from_value(json!({ "mode": tls })).unwrap();
     let mut connection = BinlogConnection::connect(&plan).await?;
-    let rows = connection
-        .query(
-            "SELECT CURRENT_USER(), (SELECT variable_value FROM performance_schema.session_status \
-                                 WHERE variable_name = 'Ssl_cipher') <> ''",
-        )
-        .await;
-    let rows =
-        match rows {
-            Ok(rows) => rows,
-            Err(_) => connection
-                .query(
-                    "SELECT CURRENT_USER(), (SELECT variable_value FROM information_schema.session_status \
-                                    WHERE variable_name = 'Ssl_cipher') <> ''",
-                )
-                .await?,
-        };
+    let user = connection.query("SELECT CURRENT_USER()").await?.remove(0).remove(0).unwrap();
+    let cipher = connection.query("SHOW STATUS LIKE 'Ssl_cipher'").await?.remove(0).remove(1).unwrap();
     connection.quit().await;
-    Ok(format!(
-        "{} {}",
-        rows[0][0].as_ref().unwrap().split('@').next().unwrap(),
-        rows[0][1].as_ref().unwrap()
-    ))
+    Ok(format!("{} {}", user.split('@').next().unwrap(), u8::from(!cipher.is_empty())))
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use rowstream_api::{Class, SourceConnector};
 use rowstream_mysql::source::MySqlSource;
 use serde_json::json;
 
-use crate::common::{Database, Drain, MARIADB, MYSQL, port, start};
+use crate::common::{Database, Drain, MARIADB, MYSQL, fresh, start, wipe};
 
 #[tokio::test]
 async fn rows_that_are_not_in_the_binlog_are_an_alarm() {
@@ -25,9 +25,9 @@ async fn rows_that_are_not_in_the_binlog_are_an_alarm() {
 
 #[tokio::test]
 async fn rows_without_names_are_refused() {
-    let server = "mysql-9.7@minimal";
-    let port = port(server, &["--binlog-row-metadata=MINIMAL", "--binlog-expire-logs-seconds=60"]);
-    let mut db = Database::on(server, port).await;
+    let (server, port) =
+        fresh("mysql-9.7@minimal", &["--binlog-row-metadata=MINIMAL", "--binlog-expire-logs-seconds=60"]);
+    let mut db = Database::on(&server, port).await;
     db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
     let plan = db.plan(json!({}));
     let error = MySqlSource::preflight(&plan).await.unwrap_err();
@@ -46,7 +46,8 @@ async fn rows_without_names_are_refused() {
         }
     };
     assert_eq!(error.code, "MYSQL_ROW_METADATA", "{error}");
-    db.remove().await;
+    drop((drain, db));
+    wipe(&server);
 }
 
 #[tokio::test]
@@ -61,8 +62,8 @@ async fn a_server_that_is_as_it_should_be_passes() {
 #[tokio::test]
 async fn purged_and_foreign_positions_are_refused_with_what_is_missing() {
     for server in ["mysql-9.7@purged", "mariadb-11.8@purged"] {
-        let port = port(server, &[]);
-        let mut db = Database::on(server, port).await;
+        let (server, port) = fresh(server, &[]);
+        let mut db = Database::on(&server, port).await;
         db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
         let mut drain = Drain::start(db.plan(json!({}))).await;
         db.run("INSERT INTO t VALUES (1);\nFLUSH BINARY LOGS;\nINSERT INTO t VALUES (2)").await;
@@ -86,6 +87,7 @@ async fn purged_and_foreign_positions_are_refused_with_what_is_missing() {
             let error = start(&drain.plan, &stored).await.err().unwrap();
             assert_eq!(error.code, "MYSQL_GTID_AHEAD", "{error}");
         }
-        db.remove().await;
+        drop((drain, db));
+        wipe(&server);
     }
 }
