@@ -35,7 +35,7 @@ pub fn classify(code: u16, sqlstate: &str) -> (Class, &'static str, Kind) {
             other(Config, "MYSQL_UNSUPPORTED")
         }
         1153 => other(Config, "MYSQL_PACKET_TOO_LARGE"),
-        1205 | 1213 | 1412 | 1020 | 3572 => (Transient, "MYSQL_CONFLICT", Kind::Conflict),
+        1020 | 1205 | 1213 | 1412 | 1615 | 3572 => (Transient, "MYSQL_CONFLICT", Kind::Conflict),
         1022 | 1062 | 1169 | 1586 => (Fatal, "MYSQL_UNIQUE", Kind::Data),
         1264 | 1265 | 1292 | 1300 | 1366 | 1367 | 1406 | 1411 | 1416 | 1425 | 1426 | 1441 | 1525 | 1644
         | 1690 | 3140 | 3141 | 3156 | 3157 | 3815 | 3819 | 3854 | 3903 | 3988 | 4025 | 4038 => {
