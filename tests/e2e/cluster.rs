@@ -180,7 +180,7 @@ fn three_workers_share_twelve_connectors() {
     let kafka = Kafka::empty(KAFKA_PORT);
     let _wiped = kafka.until_dropped();
     let shops: Vec<Shop> = (0..SHOPS).map(Shop::new).collect();
-    let workers: Vec<Daemon> = (0..3).map(|_| Daemon::on_kafka(&kafka, 3)).collect();
+    let workers: Vec<Daemon> = (0..3).map(|_| Daemon::in_group(&kafka, 3)).collect();
     for (worker, shop) in workers.iter().flat_map(|w| shops.iter().map(move |s| (w, s))) {
         shop.connectors().iter().for_each(|connector| worker.connector(connector));
     }
@@ -236,7 +236,7 @@ fn any_worker_serves_any_connector() {
     let kafka = Kafka::empty(KAFKA_PORT);
     let _wiped = kafka.until_dropped();
     let shop = Shop::new(7);
-    let workers: Vec<Daemon> = (0..2).map(|_| Daemon::on_kafka(&kafka, 1)).collect();
+    let workers: Vec<Daemon> = (0..2).map(|_| Daemon::in_group(&kafka, 1)).collect();
     workers.iter().for_each(Daemon::start);
     let [a, b] = [&workers[0], &workers[1]];
     for worker in [a, b] {

@@ -56,10 +56,19 @@ impl Daemon {
         Self { directory, port, child: Mutex::new(None), kafka: None }
     }
 
-    /// As `new`, with its log on these brokers.
+    /// As `new`, with its log on these brokers. It has a name in its group, so that it goes on at once when it was killed.
     pub fn on_kafka(kafka: &Kafka, partitions: u32) -> Self {
+        Self::of_group(kafka, partitions, json!("one"))
+    }
+
+    /// One of several workers on these brokers, without a name: when it is gone, the others take over.
+    pub fn in_group(kafka: &Kafka, partitions: u32) -> Self {
+        Self::of_group(kafka, partitions, json!(""))
+    }
+
+    fn of_group(kafka: &Kafka, partitions: u32, instance_id: Value) -> Self {
         let topic_log = json!({
-            "type": "kafka", "group": "e2e", "bootstrap_servers": [kafka.servers()],
+            "type": "kafka", "group": "e2e", "instance_id": instance_id, "bootstrap_servers": [kafka.servers()],
             "topics": { "partitions": partitions },
         });
         let mut daemon = Self::new(json!({ "topic_log": topic_log }));
