@@ -14,7 +14,7 @@ use std::{
 use rowstream_api::ConfigErrors;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,15 @@ pub enum DaemonError {
 /// # Errors
 /// Whatever kept it from starting. Once it runs, trouble belongs to connectors and shows in their status.
 pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), DaemonError> {
-    let opened = open(&config).await?;
+    // From the first moment: as a container's first process, nobody else ends us.
+    let mut signals = Signals::listen()?;
+    let opened = tokio::select! {
+        opened = open(&config) => opened?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before the topic log was open");
+            return Ok(());
+        }
+    };
     let (log, registry) = (opened.log, opened.registry);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
     let address = config.admin.listen;
@@ -128,12 +136,12 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
         group.spawn(cluster::follow(worker, membership, admin::bodies::status, stop.clone()));
     }
 
-    let signal = first_signal().await?;
+    let signal = signals.next().await;
     tracing::info!(signal, timeout = ?config.stop_timeout, "stopping");
     tokio::select! {
         () = stop_all(&worker, (&mut watcher, &mut group), &mut admin, &stop) => {}
-        second = first_signal() => {
-            tracing::warn!(signal = second?, "second signal, ending at once; tasks resume from what is stored");
+        second = signals.next() => {
+            tracing::warn!(signal = second, "second signal, ending at once; tasks resume from what is stored");
             return Ok(());
         }
     }
@@ -219,13 +227,26 @@ fn worker_id(bound: SocketAddr) -> String {
     format!("{host}:{}", bound.port())
 }
 
-/// Waits for SIGTERM or SIGINT; answers its name.
-async fn first_signal() -> Result<&'static str, DaemonError> {
-    let setup = |e: std::io::Error| DaemonError::Setup(format!("listen for signals: {e}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// What asks the process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, DaemonError> {
+        let setup = |e: std::io::Error| DaemonError::Setup(format!("listen for signals: {e}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(setup)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(setup)?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT; answers its name. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -329,13 +329,6 @@ impl SinkTaskMetrics {
             self.log_to_sink.observe(age.as_secs_f64());
         }
     }
-    /// Rows that changed at the destination. The series are there from the first call on: not every sink has rows.
-    pub fn rows(&self, written: u64, deleted: u64) {
-        let series = &self.task.series;
-        let labels = series.labels();
-        series.shared.families.sink_rows_written.with_label_values(&labels).inc_by(written);
-        series.shared.families.sink_rows_deleted.with_label_values(&labels).inc_by(deleted);
-    }
     /// How far the task's reader is behind.
     pub fn lag(&self, lag: Lag) {
         self.lag_records.set(count(lag.records));

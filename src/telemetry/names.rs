@@ -80,10 +80,6 @@ pub(super) const SINK_READ_BYTES: Name =
     of_task("rowstream_sink_record_read_bytes_total", "Bytes read from the topic log");
 pub(super) const SINK_SENT: Name =
     of_task("rowstream_sink_record_send_total", "Records made durable at the destination");
-pub(super) const SINK_ROWS_WRITTEN: Name =
-    of_task("rowstream_sink_rows_written_total", "Rows inserted or updated at the destination");
-pub(super) const SINK_ROWS_DELETED: Name =
-    of_task("rowstream_sink_rows_deleted_total", "Rows deleted at the destination");
 pub(super) const SINK_REFUSED: Name =
     of_task("rowstream_sink_record_refused_total", "Records the destination or the connector refused");
 pub(super) const SINK_FLUSH: Name =
