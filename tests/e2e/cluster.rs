@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 /// The port range of this test's broker.
-const KAFKA_PORT: u16 = 19_392;
+const KAFKA_PORT: u16 = 19_492;
 const SHOPS: usize = 4;
 
 /// A database with one table, its copy, and a receiver; three connectors, numbered.
