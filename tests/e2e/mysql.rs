@@ -179,7 +179,7 @@ async fn transaction(conn: &mut Conn, rng: &mut Rng, version: &mut i64) -> bool 
             1 | 2 => format!("UPDATE t SET version = {}, amount = amount + 1 WHERE id = {id}", next()),
             3 => format!("UPDATE t SET version = {}, note = REPEAT('n', {id} * 10) WHERE id = {id}", next()),
             4 => format!("DELETE FROM t WHERE id = {id}"),
-            5 => format!("UPDATE IGNORE t SET id = {other}, version = {} WHERE id = {id}", next()),
+            5 => format!("UPDATE t SET id = {other}, version = {} WHERE id = {id}", next()),
             _ => format!(
                 "INSERT INTO t VALUES ({id}, {0}, 2, NULL, NULL) ON DUPLICATE KEY UPDATE version = {0}",
                 next()

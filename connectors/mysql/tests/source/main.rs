@@ -10,6 +10,7 @@
     clippy::wildcard_enum_match_arm,
     reason = "tests panic with context"
 )]
+#![allow(unreachable_pub, reason = "one binary, whose modules share what they have")]
 
 mod auth;
 mod common;

@@ -82,7 +82,7 @@ proptest! {
 
     #[test]
     fn damaged_table_maps(body in damaged(table_map_body()), present in any::<u8>(), row in proptest::collection::vec(any::<u8>(), 0..60)) {
-        drop(table_map::names(&body));
+        assert!(table_map::names(&body).is_ok() || table_map::decode(&body).is_err());
         if let Ok(shape) = table_map::decode(&body) {
             let widths = rows::widths(&shape);
             let mut cells = 0;
@@ -112,11 +112,11 @@ proptest! {
 
     #[test]
     fn arbitrary_events(kind in any::<u8>(), bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-        drop(event::Header::decode(&bytes).is_ok());
-        drop(event::format_description(&bytes).is_ok());
+        let _header = event::Header::decode(&bytes);
+        let _checksums = event::format_description(&bytes);
         drop(event::gtid(kind, &bytes));
         drop(event::maria_gtid(1, &bytes));
-        drop(event::query(&bytes).is_ok());
+        let _query = event::query(&bytes);
         drop(event::rotate(&bytes));
         drop(event::xa_prepare(&bytes));
         drop(event::heartbeat_v2(&bytes));
@@ -129,7 +129,7 @@ proptest! {
             while let Ok(Some(_)) = events.next_event() {}
         }
         if let Some(operation) = rows::operation(kind) {
-            drop(rows::decode(kind, operation, &bytes).is_ok());
+            let _rows = rows::decode(kind, operation, &bytes);
         }
     }
 }
