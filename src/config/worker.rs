@@ -376,7 +376,7 @@ impl WorkerConfig {
             }
         };
         let resolved = secrets::resolve(&document, &secrets::process_environment, &mut errors);
-        let typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
+        let mut typed = spec::check(&resolved, WORKER_FIELDS, "", &mut errors);
         if let Some(Value::String(listen)) = spec::lookup(&typed, "admin.listen")
             && listen.parse::<SocketAddr>().is_err()
         {

@@ -29,11 +29,21 @@ pub trait Runnable: Send {
     fn run<'a>(&'a mut self, stop: &'a CancellationToken) -> BoxFuture<'a, Run>;
 }
 
+/// What it means that a newer task took over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// Somebody else runs this task, and shall: it needs a person to say who.
+    ForGood,
+    /// The group of workers decides who runs it. A worker that slept past its session may take the task once more before it learns
+    /// that it lost it, so the rightful one tries again; the other one is stopped by the group.
+    TryAgain,
+}
+
 /// Supervises one task.
 pub async fn supervise(
     mut task: Box<dyn Runnable>,
     status: TaskStatus,
-    mut backoff: Backoff,
+    (mut backoff, fenced): (Backoff, Fenced),
     stop: CancellationToken,
 ) {
     loop {
@@ -53,6 +63,9 @@ pub async fn supervise(
         }
         let retry = match error.class {
             Class::Transient => backoff.next_wait(),
+            Class::Fatal if fenced == Fenced::TryAgain && error.code.ends_with("_FENCED") => {
+                backoff.next_wait()
+            }
             Class::Config | Class::Fatal => None,
         };
         let Some((attempt, after)) = retry else {
@@ -95,11 +108,19 @@ mod tests {
     }
 
     async fn outcome(script: Vec<fn() -> Run>, attempts: Option<u32>, stop_at_end: bool) -> TaskStatus {
+        fenced_outcome(script, attempts, (stop_at_end, Fenced::ForGood)).await
+    }
+
+    async fn fenced_outcome(
+        script: Vec<fn() -> Run>,
+        attempts: Option<u32>,
+        (stop_at_end, fenced): (bool, Fenced),
+    ) -> TaskStatus {
         let status = TaskStatus::default();
         let stop = CancellationToken::new();
         let policy = RestartPolicy { attempts, ..RestartPolicy::default() };
-        let supervised =
-            supervise(Box::new(Scripted(script.into())), status.clone(), Backoff::new(policy), stop.clone());
+        let policy = (Backoff::new(policy), fenced);
+        let supervised = supervise(Box::new(Scripted(script.into())), status.clone(), policy, stop.clone());
         if stop_at_end {
             let ((), ()) = tokio::join!(supervised, async {
                 tokio::time::sleep(Duration::from_mins(10)).await;
@@ -140,6 +161,18 @@ mod tests {
         let read = outcome(vec![fatal], None, false).await.read();
         assert_eq!((read.state, read.restarts), (TaskState::Failed, 0));
         assert_eq!(read.trace.as_deref(), Some("PG_SLOT_LOST: slot `s` is gone\nwhat to do: make it again"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fenced_task_tries_again_only_where_a_group_decides() {
+        let taken: fn() -> Run = || Run {
+            outcome: Err(ConnectorError::fatal("TASK_FENCED", "a newer task took over")),
+            committed_any: false,
+        };
+        let read = outcome(vec![taken], None, false).await.read();
+        assert_eq!((read.state, read.restarts), (TaskState::Failed, 0));
+        let read = fenced_outcome(vec![taken, taken], None, (true, Fenced::TryAgain)).await.read();
+        assert_eq!((read.state, read.restarts), (TaskState::Stopped, 2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use crate::{
         sink_loop::SinkTaskRun,
         source_loop::SourceTaskRun,
         status::{TaskSnapshot, TaskState, TaskStatus},
-        supervise::{Runnable, supervise},
+        supervise::{Fenced, Runnable, supervise},
     },
     topic_log::TopicFilter,
 };
@@ -376,11 +376,12 @@ impl Actor {
             };
             published.tasks = made.iter().map(|(status, _)| status.clone()).collect();
         }
+        let fenced = if self.context.log.group().is_some() { Fenced::TryAgain } else { Fenced::ForGood };
         for (number, (status, runnable)) in made.into_iter().enumerate() {
             if target == TargetState::Paused {
                 status.set(TaskState::Paused);
             } else {
-                self.tasks.push(spawn_task(&spec, number, status, runnable));
+                self.tasks.push(spawn_task(&spec, number, (status, fenced), runnable));
             }
         }
         if target == TargetState::Running {
@@ -467,13 +468,14 @@ impl Actor {
 fn spawn_task(
     spec: &ConnectorSpec,
     number: usize,
-    status: TaskStatus,
+    (status, fenced): (TaskStatus, Fenced),
     runnable: Box<dyn Runnable>,
 ) -> RunningTask {
     let stop = CancellationToken::new();
     let span = tracing::info_span!("task", connector = spec.name, task = number);
     let mut run = JoinSet::new();
-    let supervised = supervise(runnable, status.clone(), Backoff::new(spec.restart.clone()), stop.clone());
+    let policy = (Backoff::new(spec.restart.clone()), fenced);
+    let supervised = supervise(runnable, status.clone(), policy, stop.clone());
     run.spawn(supervised.instrument(span));
     RunningTask { status, stop, run }
 }

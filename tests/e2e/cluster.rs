@@ -27,9 +27,13 @@ struct Shop {
 
 impl Shop {
     fn new(number: usize) -> Self {
-        let source = Database::new("fleet_src");
-        source.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
-        Self { number, source, target: Database::new("fleet_dst"), receiver: Receiver::kind() }
+        let (source, target) = (Database::new("fleet_src"), Database::new("fleet_dst"));
+        // A worker that sleeps keeps its connection, and with it the slot, until the server gives up on it.
+        source.sql.run(&format!("ALTER DATABASE \"{}\" SET wal_sender_timeout = '4s'", source.name));
+        for database in [&source, &target] {
+            database.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, note text)");
+        }
+        Self { number, source, target, receiver: Receiver::kind() }
     }
 
     fn name(&self, part: &str) -> String {
@@ -156,6 +160,13 @@ impl Fleet {
         ));
     }
 
+    /// The worker that runs most, so that it hurts when it goes.
+    fn busiest(&self) -> usize {
+        let owners = until("everything runs", || self.workers[0].explain(), || self.owners(0));
+        let runs = |worker: &usize| owners.values().filter(|owner| **owner == self.id(*worker)).count();
+        (0..self.workers.len()).max_by_key(runs).unwrap()
+    }
+
     /// Starts a worker and waits until it has got shards.
     fn comes_back(&self, worker: usize) {
         let before = self.gained(worker);
@@ -170,6 +181,10 @@ impl Fleet {
     fn gained(&self, worker: usize) -> usize {
         self.workers[worker].log().matches("shards gained").count()
     }
+}
+
+fn others(worker: usize) -> Vec<usize> {
+    (0..3).filter(|other| *other != worker).collect()
 }
 
 /// Three workers and twelve connectors: one is killed, one comes back, one sleeps past its session and wakes up, all are restarted one
@@ -217,9 +232,8 @@ fn three_workers_share_twelve_connectors() {
         fleet.recovers("it woke up", &[0, 1, 2]);
 
         for worker in 0..3 {
-            let others: Vec<usize> = (0..3).filter(|other| *other != worker).collect();
             assert!(fleet.workers[worker].stop().success());
-            fleet.recovers(&format!("worker {worker} was told to stop"), &others);
+            fleet.recovers(&format!("worker {worker} was told to stop"), &others(worker));
             fleet.comes_back(worker);
         }
         fleet.recovers("all were restarted", &[0, 1, 2]);

@@ -7,10 +7,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -43,7 +43,9 @@ const HEARTBEAT_INTERVAL_MS: &str = "1000";
 /// Longest stop that a rebalance waits for; connectors have deadlines of their own well below it.
 const REVOKE_PATIENCE: Duration = Duration::from_mins(2);
 /// How long a member that was turned out waits before it joins again.
-const REJOIN_AFTER: Duration = Duration::from_secs(2);
+const REJOIN_AFTER: Duration = Duration::from_millis(500);
+/// A thread that polls twenty times a second and does not for this long was stopped with its whole process.
+const SLEPT: Duration = Duration::from_secs(4);
 /// Longest wait for the group to take note that we leave.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -108,7 +110,12 @@ impl Member {
 
     fn subscribed(&self) -> Result<BaseConsumer<MemberContext>, LogError> {
         let inner = self.cluster.context("member");
-        let context = MemberContext { inner, tell: self.tell.clone(), runtime: self.runtime.clone() };
+        let context = MemberContext {
+            inner,
+            tell: self.tell.clone(),
+            runtime: self.runtime.clone(),
+            answered: Mutex::new(Instant::now()),
+        };
         let consumer = member_of(&self.cluster, context)?;
         let attempt = || format!("subscribe to `{}`", self.topic);
         consumer.subscribe(&[&self.topic]).map_err(|e| log_error(attempt(), &e))?;
@@ -117,30 +124,48 @@ impl Member {
 
     /// Ends when the worker leaves; whatever else happens, it joins again.
     fn run(&self, first: BaseConsumer<MemberContext>) {
-        let mut consumer = Some(first);
+        let (mut consumer, mut awake) = (Some(first), Instant::now());
         while !self.leaves() {
             let Some(member) = &consumer else {
                 std::thread::sleep(REJOIN_AFTER);
                 consumer =
                     self.subscribed().inspect_err(|error| tracing::warn!(%error, "the worker group")).ok();
+                awake = Instant::now();
                 continue;
             };
             // Rebalances happen inside; the topic holds no records.
             if let Some(Err(error)) = member.poll(Duration::from_millis(50)) {
                 tracing::warn!(%error, "the worker group");
             }
-            if let Some((_, why)) = member.client().fatal_error() {
+            let slept = awake.max(member.context().answered()).elapsed() > SLEPT;
+            awake = Instant::now();
+            if slept {
+                tracing::warn!(
+                    "this process stood still; others may have what it ran: it stops all and joins again"
+                );
+            }
+            let turned_out = member.client().fatal_error();
+            if let Some((_, why)) = &turned_out {
                 tracing::error!(
                     why,
                     "the worker group turned this worker out; it stops what it runs and joins again. If another worker has \
                      the same `topic_log.instance_id`, give each its own"
                 );
-                member.context().revoke((0..self.shards).collect());
+            }
+            if slept || turned_out.is_some() {
+                self.give_up();
                 consumer = None;
             }
         }
         // Dropping it leaves the group.
         drop(consumer);
+    }
+
+    /// Has everything stopped, without waiting for it: it is others' already.
+    fn give_up(&self) {
+        let (done, _nobody_waits) = oneshot::channel();
+        // An error means that the worker stops.
+        let _stopping = self.tell.send(Assignment::Revoked { shards: (0..self.shards).collect(), done });
     }
 }
 
@@ -204,6 +229,8 @@ struct MemberContext {
     inner: Context,
     tell: mpsc::UnboundedSender<Assignment>,
     runtime: Handle,
+    /// When the last rebalance that waited for the worker had its answer.
+    answered: Mutex<Instant>,
 }
 
 impl ClientContext for MemberContext {
@@ -248,9 +275,16 @@ impl MemberContext {
         if shards.is_empty() || self.tell.send(Assignment::Revoked { shards, done }).is_err() {
             return;
         }
-        if self.runtime.block_on(tokio::time::timeout(REVOKE_PATIENCE, answer)).is_err() {
+        // Made inside: a timer belongs to the runtime.
+        let answered = async { tokio::time::timeout(REVOKE_PATIENCE, answer).await };
+        if self.runtime.block_on(answered).is_err() {
             tracing::error!("connectors did not stop in time; they go to another worker all the same");
         }
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn answered(&self) -> Instant {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

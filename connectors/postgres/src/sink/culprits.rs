@@ -162,7 +162,7 @@ impl Applier<'_> {
         action: &Action,
         row: &Entry,
     ) -> Result<u64, tokio_postgres::Error> {
-        let statement = self.client.prepare(&action.sql(plan, self.config.write_mode)).await?;
+        let statement = self.client.prepare(&action.sql(plan, self.config.records.write_mode)).await?;
         let arrays = column_arrays(arena, std::slice::from_ref(row), plan, &action.columns(plan));
         let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
         self.client.execute(&statement, &parameters).await
