@@ -83,10 +83,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     };
     let (log, registry) = (opened.log, opened.registry);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
-    let address = config.admin.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
-    let bound = listener.local_addr().map_err(|source| DaemonError::Listen { address, source })?;
+    let (listener, bound) = listen(config.admin.listen).await?;
     let context = WorkerContext {
         log: Arc::clone(&log),
         registry,
@@ -106,15 +103,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
         started: Instant::now(),
         stall_timeout: config.stall_timeout,
     };
-    let mut admin = JoinSet::new();
-    let until = stop.clone();
-    admin.spawn(async move {
-        let server =
-            axum::serve(listener, admin::router(state)).with_graceful_shutdown(until.cancelled_owned());
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the admin server ended");
-        }
-    });
+    let mut admin = serve(listener, state, stop.clone());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         admin = %bound,
@@ -168,6 +157,26 @@ async fn stop_all(
     if tokio::time::timeout(ADMIN_STOP_TIMEOUT, admin.join_next()).await.is_err() {
         admin.shutdown().await;
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), DaemonError> {
+    let failed = |source| DaemonError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Answers requests until `stop`.
+fn serve(listener: TcpListener, state: AdminState, stop: CancellationToken) -> JoinSet<()> {
+    let mut admin = JoinSet::new();
+    admin.spawn(async move {
+        let server =
+            axum::serve(listener, admin::router(state)).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the admin server ended");
+        }
+    });
+    admin
 }
 
 /// What the worker stands on.

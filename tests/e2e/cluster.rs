@@ -215,19 +215,21 @@ fn three_workers_share_twelve_connectors() {
         }
         fleet.recovers("start", &[0, 1, 2]);
 
-        fleet.workers[0].kill();
-        fleet.recovers("one of three was killed", &[1, 2]);
-        fleet.comes_back(0);
+        let killed = fleet.busiest();
+        fleet.workers[killed].kill();
+        fleet.recovers("one of three was killed", &others(killed));
+        fleet.comes_back(killed);
         fleet.recovers("one was added", &[0, 1, 2]);
 
-        fleet.workers[1].signal("STOP");
-        fleet.recovers("one fell asleep past its session", &[0, 2]);
-        let before = fleet.gained(1);
-        fleet.workers[1].signal("CONT");
+        let sleeper = fleet.busiest();
+        fleet.workers[sleeper].signal("STOP");
+        fleet.recovers("one fell asleep past its session", &others(sleeper));
+        let before = fleet.gained(sleeper);
+        fleet.workers[sleeper].signal("CONT");
         until(
             "the sleeper is let in again",
-            || fleet.workers[1].explain(),
-            || (fleet.gained(1) > before).then_some(()),
+            || fleet.workers[sleeper].explain(),
+            || (fleet.gained(sleeper) > before).then_some(()),
         );
         fleet.recovers("it woke up", &[0, 1, 2]);
 

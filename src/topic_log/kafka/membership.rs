@@ -35,6 +35,8 @@ use super::{
 };
 use crate::topic_log::{Assignment, LogError, Membership, WorkerGroup};
 
+/// Rebalances wait for their answer, so only a few can be under way.
+const TOLD_MAX: usize = 16;
 /// Enough for a few hundred connectors on a few dozen workers; fixed, because a connector's shard is a hash modulo this.
 const SHARDS: u32 = 64;
 /// A killed worker's shards move after this long; brokers accept no less unless they are told to.
@@ -60,7 +62,7 @@ impl WorkerGroup for KafkaLog {
 
 struct KafkaMembership {
     shards: u32,
-    told: mpsc::UnboundedReceiver<Assignment>,
+    told: mpsc::Receiver<Assignment>,
     leave: Arc<AtomicBool>,
     left: oneshot::Receiver<()>,
 }
@@ -70,7 +72,7 @@ impl KafkaMembership {
         let topic = format!("{}-shards", cluster.config.group);
         let shards = cluster.ensure_topic(&topic, Made::Compacted { partitions: SHARDS }).await?;
         cluster.keep_to_itself(&topic);
-        let (tell, told) = mpsc::unbounded_channel();
+        let (tell, told) = mpsc::channel(TOLD_MAX);
         let (leave, (done, left)) = (Arc::new(AtomicBool::new(false)), oneshot::channel());
         let member = Member {
             cluster: Arc::clone(cluster),
@@ -98,7 +100,7 @@ struct Member {
     cluster: Arc<Cluster>,
     topic: String,
     shards: u32,
-    tell: mpsc::UnboundedSender<Assignment>,
+    tell: mpsc::Sender<Assignment>,
     runtime: Handle,
     leave: Arc<AtomicBool>,
 }
@@ -165,7 +167,8 @@ impl Member {
     fn give_up(&self) {
         let (done, _nobody_waits) = oneshot::channel();
         // An error means that the worker stops.
-        let _stopping = self.tell.send(Assignment::Revoked { shards: (0..self.shards).collect(), done });
+        let _stopping =
+            self.tell.blocking_send(Assignment::Revoked { shards: (0..self.shards).collect(), done });
     }
 }
 
@@ -227,7 +230,7 @@ fn member_of(cluster: &Cluster, context: MemberContext) -> Result<BaseConsumer<M
 /// Tells of rebalances, from inside `poll`.
 struct MemberContext {
     inner: Context,
-    tell: mpsc::UnboundedSender<Assignment>,
+    tell: mpsc::Sender<Assignment>,
     runtime: Handle,
     /// When the last rebalance that waited for the worker had its answer.
     answered: Mutex<Instant>,
@@ -263,7 +266,7 @@ impl ConsumerContext for MemberContext {
             let shards = shards_of(partitions);
             if !shards.is_empty() {
                 // An error means that the worker stops.
-                let _stopping = self.tell.send(Assignment::Gained(shards));
+                let _stopping = self.tell.blocking_send(Assignment::Gained(shards));
             }
         }
     }
@@ -272,7 +275,7 @@ impl ConsumerContext for MemberContext {
 impl MemberContext {
     fn revoke(&self, shards: Vec<u32>) {
         let (done, answer) = oneshot::channel();
-        if shards.is_empty() || self.tell.send(Assignment::Revoked { shards, done }).is_err() {
+        if shards.is_empty() || self.tell.blocking_send(Assignment::Revoked { shards, done }).is_err() {
             return;
         }
         // Made inside: a timer belongs to the runtime.

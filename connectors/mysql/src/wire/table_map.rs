@@ -47,7 +47,7 @@ pub mod column {
 pub struct ColumnShape {
     /// Name; empty without full metadata.
     pub name: String,
-    /// See [`column`]; ENUM and SET as themselves.
+    /// See [`mod@column`]; ENUM and SET as themselves.
     pub ty: u8,
     /// Length in bytes, precision and scale, digits of the second, bits, or bytes of the length; by type.
     pub meta: u16,
