@@ -109,9 +109,9 @@ impl Default for KafkaFields {
 #[serde(default)]
 struct TlsFields {
     enabled: Option<bool>,
-    ca: Option<PathBuf>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
     key_password: Option<Secret>,
     verify_hostname: Option<bool>,
 }
@@ -190,11 +190,11 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
 }
 
 fn read_tls(tls: TlsFields, errors: &mut ConfigErrors) -> KafkaTls {
-    let TlsFields { ca, certificate, key, key_password, verify_hostname, .. } = tls;
+    let TlsFields { ca_file: ca, cert_file: certificate, key_file: key, key_password, verify_hostname, .. } = tls;
     if certificate.is_some() != key.is_some() {
-        errors.push("topic_log.tls", "a client certificate needs both `certificate` and `key`");
+        errors.push("topic_log.tls", "a client certificate needs both `cert_file` and `key_file`");
     }
-    for (name, path) in [("ca", &ca), ("certificate", &certificate), ("key", &key)] {
+    for (name, path) in [("ca_file", &ca), ("cert_file", &certificate), ("key_file", &key)] {
         if let Some(path) = path
             && let Err(error) = std::fs::metadata(path)
         {
@@ -303,7 +303,7 @@ mod tests {
     fn what_is_missing_or_of_the_other_log_is_named() {
         let (_, errors) = parse(serde_json::json!({
             "type": "kafka", "group": "a b", "partitions": 3, "sasl": {"mechanism": "PLAIN", "user": "u"},
-            "tls": {"ca": "/nowhere/ca.pem", "key": "/nowhere/key.pem"}, "properties": {"acks": "1"},
+            "tls": {"ca_file": "/nowhere/ca.pem", "key_file": "/nowhere/key.pem"}, "properties": {"acks": "1"},
             "topics": {"overrides": {"x": "partitions"}}
         }));
         for expected in [
@@ -312,7 +312,7 @@ mod tests {
             "topic_log.bootstrap_servers: is required",
             "topic_log.sasl: PLAIN needs `user` and `password`",
             "topic_log.tls: a client certificate needs both",
-            "topic_log.tls.ca: can't read /nowhere/ca.pem",
+            "topic_log.tls.ca_file: can't read /nowhere/ca.pem",
             "topic_log.properties.acks: is set by rowstream",
             "topic_log.topics.overrides.x: expected `name=value`",
         ] {

@@ -73,7 +73,7 @@ MATRIX = {
     "kafka": KAFKA,
     "kafka, everything": {**EVERYTHING, "mode": "kafka", "kafka": {
         "group": "cdc", "bootstrapServers": ["k:9093"], "tls": {"ca_file": "/etc/rowstream/secrets/kafka/ca.crt"},
-        "sasl": {"mechanism": "SCRAM-SHA-512", "username": "cdc", "password": "${env:KAFKA_PASSWORD}"},
+        "sasl": {"mechanism": "SCRAM-SHA-512", "user": "cdc", "password": "${env:KAFKA_PASSWORD}"},
         "properties": {"client.rack": "a"}, "autoscaling": {"enabled": True, "maxReplicas": 9},
         "podDisruptionBudget": {"maxUnavailable": "25%"}}},
     "kafka, nothing optional": {**KAFKA, "networkPolicy": {"enabled": False}, "serviceAccount": {"create": False},
@@ -269,7 +269,12 @@ def worker(render):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3")
         settings |= {"data_dir": "data", "connectors": "connectors.d"}
-        (base / "worker.yaml").write_text(yaml.safe_dump(settings))
+        text = yaml.safe_dump(settings)
+        for needed in re.findall(r"_file: /etc/rowstream/(secrets/\S+)", text):
+            path = base / needed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("a certificate")
+        (base / "worker.yaml").write_text(text.replace("/etc/rowstream/secrets", f"{base}/secrets"))
         environment = {**os.environ, "SHOP_PASSWORD": "x", "KAFKA_PASSWORD": "x"}
         out = run(BINARY, "validate", "--config", base / "worker.yaml", env=environment)
         wanted = 69 if files else 0  # 69: the databases of the examples are not there.

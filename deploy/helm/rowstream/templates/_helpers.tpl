@@ -46,8 +46,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* worker.yaml, with worker.extra laid over it. */}}
 {{- define "rowstream.worker" -}}
-{{- $log := dict "type" .Values.mode "partitions" (int .Values.worker.partitions) }}
+{{- $log := dict "type" .Values.mode }}
 {{- if eq .Values.mode "embedded" }}
+{{- $_ := set $log "partitions" (int .Values.worker.partitions) }}
 {{- $_ := set $log "segment_size" .Values.embedded.segmentSize }}
 {{- $_ := set $log "commit_interval" .Values.embedded.commitInterval }}
 {{- $_ := set $log "retention" .Values.embedded.retention }}
@@ -55,6 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else }}
 {{- $_ := set $log "group" .Values.kafka.group }}
 {{- $_ := set $log "bootstrap_servers" .Values.kafka.bootstrapServers }}
+{{- $_ := set $log "topics" (mergeOverwrite (dict "partitions" (int .Values.worker.partitions)) (deepCopy .Values.kafka.topics)) }}
 {{- with .Values.kafka.tls }}{{ $_ := set $log "tls" . }}{{ end }}
 {{- with .Values.kafka.sasl }}{{ $_ := set $log "sasl" . }}{{ end }}
 {{- with .Values.kafka.properties }}{{ $_ := set $log "properties" . }}{{ end }}
