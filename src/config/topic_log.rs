@@ -190,7 +190,9 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
 }
 
 fn read_tls(tls: TlsFields, errors: &mut ConfigErrors) -> KafkaTls {
-    let TlsFields { ca_file: ca, cert_file: certificate, key_file: key, key_password, verify_hostname, .. } = tls;
+    let TlsFields {
+        ca_file: ca, cert_file: certificate, key_file: key, key_password, verify_hostname, ..
+    } = tls;
     if certificate.is_some() != key.is_some() {
         errors.push("topic_log.tls", "a client certificate needs both `cert_file` and `key_file`");
     }
