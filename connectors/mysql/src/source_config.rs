@@ -132,8 +132,8 @@ const OWN_FIELDS: [FieldDoc; 12] = [
     FieldDoc::optional(
         "server_id",
         FieldKind::Integer { min: 1, max: 4_294_967_295 },
-        Some("from topic_prefix"),
-        "Our id among the server's replicas. It must be free: the server cuts off the older of two replicas with the same id.",
+        None,
+        "Our id among the server's replicas; derived from `topic_prefix` when not given. It must be free: the server cuts off the older of two replicas with the same id.",
         "5401",
     ),
     FieldDoc::optional(
