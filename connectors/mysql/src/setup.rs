@@ -13,10 +13,8 @@ use crate::{
         reader::StreamPlan,
     },
     table,
-    wire::{
-        connection::BinlogConnection,
-        gtid::{GtidSet, GtidState},
-    },
+    transport::connection::BinlogConnection,
+    wire::gtid::{GtidSet, GtidState},
 };
 
 /// A transaction reaches the stream before `gtid_executed` knows it; so long after a restart the difference is believed.

@@ -57,8 +57,8 @@ pub const CONNECTION_FIELDS: [FieldDoc; 11] = [
     FieldDoc::optional(
         "connection.host",
         FieldKind::Text,
-        None,
-        "Host name or address of the server; required unless `socket` is given. Several, comma separated and each \
+        Some("localhost"),
+        "Host name or address of the server, unless `socket` is given. Several, comma separated and each \
          perhaps with a port (`db1,db2:3307`), are tried in order: for a sink the first writable one is taken.",
         "db.internal",
     ),
@@ -206,8 +206,7 @@ impl ConnectionConfig {
                 Vec::new()
             }
             (None, true) => {
-                errors.push("connection.host", "must not be empty, unless connection.socket is given");
-                Vec::new()
+                errors.take("connection.host", addresses(DEFAULT_HOST, self.port)).unwrap_or_default()
             }
             (None, false) => {
                 errors.take("connection.host", addresses(&self.host, self.port)).unwrap_or_default()
@@ -216,6 +215,9 @@ impl ConnectionConfig {
         (errors.0.len() == before).then_some(ConnectionPlan { config: self, addresses })
     }
 }
+
+/// As MySQL's own clients; by TCP.
+const DEFAULT_HOST: &str = "localhost";
 
 /// `db1,db2:3307,[::1]:3306`.
 fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, String> {

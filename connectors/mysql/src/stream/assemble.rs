@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     source_config::TableFilter,
+    transport::connection::malformed,
     wire::{
         DecodeError, compressed,
-        connection::malformed,
         event::{self, Checksums, GtidEvent, HEADER_BYTES, Header, kind},
         gtid::{Gtid, GtidState},
         rows::{self, Operation, Width},

@@ -9,10 +9,10 @@ use super::assemble::{Entry, EntryKind, RowsInfo, Transaction};
 use crate::{
     connection::Flavour,
     table::{TablePlan, connector_name},
+    transport::connection::malformed,
     tuple::{Form, Row},
     wire::{
         DecodeError,
-        connection::malformed,
         rows::{self, Cell, Operation, Width},
     },
 };

@@ -30,10 +30,8 @@ use crate::{
     connection::{ConnectionPlan, Flavour},
     setup,
     source_config::TableFilter,
-    wire::{
-        connection::{BinlogConnection, FAREWELL, Received, dump_from_position, dump_gtid},
-        gtid::GtidState,
-    },
+    transport::connection::{BinlogConnection, FAREWELL, Received, dump_from_position, dump_gtid},
+    wire::gtid::GtidState,
 };
 
 /// An idle stream's position moves this often.

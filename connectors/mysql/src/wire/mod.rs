@@ -2,16 +2,12 @@
 //!
 //! Nothing here panics on bytes from outside: every read is checked, every count is bounded by the bytes that are there.
 
-pub mod auth;
 pub mod compressed;
-pub mod connection;
 pub mod event;
 pub mod gtid;
-pub mod packet;
 pub mod rows;
 pub mod table_map;
 pub mod tagged;
-pub mod tls;
 
 /// The bytes are not what the protocol says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

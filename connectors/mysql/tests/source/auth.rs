@@ -1,7 +1,7 @@
 //! The binlog connection's own handshake: every way in that the servers have.
 
 use rowstream_api::{Class, Secret};
-use rowstream_mysql::wire::connection::BinlogConnection;
+use rowstream_mysql::transport::connection::BinlogConnection;
 use serde_json::json;
 
 use crate::common::{Database, MARIADB, MYSQL};

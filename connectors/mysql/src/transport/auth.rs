@@ -2,7 +2,7 @@
 
 use rowstream_api::ConnectorError;
 
-use super::{Cursor, DecodeError};
+use crate::wire::{Cursor, DecodeError};
 
 /// What the server says first.
 #[derive(Debug, Clone, PartialEq, Eq)]

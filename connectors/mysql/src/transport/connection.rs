@@ -7,7 +7,6 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{
-    Cursor, DecodeError,
     auth::{self, Greeting},
     packet::{Framed, Packets},
     tls,
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     connection::{Address, ConnectionPlan, TlsMode},
     error::classify,
+    wire::{Cursor, DecodeError},
 };
 
 /// A row of a small query: each column as text.
