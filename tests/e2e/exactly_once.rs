@@ -48,6 +48,12 @@ const BROKER_KILLS: u32 = 10;
 /// consumer of committed records.
 #[test]
 fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
+    if std::env::var_os("ROWSTREAM_TEST_KAFKA_KILLS").is_none() {
+        note(
+            "SKIPPED exactly_once_over_kafka_under_sigkill_of_worker_and_broker: takes minutes; set ROWSTREAM_TEST_KAFKA_KILLS=yes",
+        );
+        return;
+    }
     let _turn = one_at_a_time();
     let kafka = Kafka::empty(KAFKA_PORT);
     let _wiped = kafka.until_dropped();

@@ -30,6 +30,8 @@ use crate::topic_log::LogError;
 
 /// How long a broker may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a question is asked again that a broker could not answer.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often the list of topics is asked for; a topic of another worker is seen after this long.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the brokers may take to be there when the log is opened.
@@ -180,8 +182,26 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends (or starts) of partitions. Blocks.
+    /// Ends (or starts) of partitions. Blocks; a broker that has just come back may need some seconds until it knows.
     pub(super) fn extents(
+        &self,
+        partitions: &[TopicPartition],
+        side: Offset,
+        isolation: Isolation,
+    ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            match self.extents_now(partitions, side, isolation) {
+                // Refused is for a person; what may heal is asked again.
+                Err(LogError::Io { .. }) if Instant::now() < deadline && !self.is_closed() => {
+                    std::thread::sleep(ASK_AGAIN_AFTER);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn extents_now(
         &self,
         partitions: &[TopicPartition],
         side: Offset,
