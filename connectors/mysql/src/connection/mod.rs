@@ -57,8 +57,8 @@ pub const CONNECTION_FIELDS: [FieldDoc; 11] = [
     FieldDoc::optional(
         "connection.host",
         FieldKind::Text,
-        Some("localhost"),
-        "Host name or address of the server, unless `socket` is given. Several, comma separated and each \
+        None,
+        "Host name or address of the server; required unless `socket` is given. Several, comma separated and each \
          perhaps with a port (`db1,db2:3307`), are tried in order: for a sink the first writable one is taken.",
         "db.internal",
     ),
@@ -206,7 +206,8 @@ impl ConnectionConfig {
                 Vec::new()
             }
             (None, true) => {
-                errors.take("connection.host", addresses(DEFAULT_HOST, self.port)).unwrap_or_default()
+                errors.push("connection.host", "must not be empty, unless connection.socket is given");
+                Vec::new()
             }
             (None, false) => {
                 errors.take("connection.host", addresses(&self.host, self.port)).unwrap_or_default()
@@ -215,9 +216,6 @@ impl ConnectionConfig {
         (errors.0.len() == before).then_some(ConnectionPlan { config: self, addresses })
     }
 }
-
-/// As MySQL's own clients; by TCP.
-const DEFAULT_HOST: &str = "localhost";
 
 /// `db1,db2:3307,[::1]:3306`.
 fn addresses(hosts: &str, port: u16) -> Result<Vec<Address>, String> {
@@ -364,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_or_a_socket_and_not_both() {
+    fn a_host_or_a_socket_is_needed_and_not_both() {
         let plan = |host: &str, socket: Option<&str>| {
             let config = ConnectionConfig {
                 host: host.to_owned(),
@@ -379,7 +377,7 @@ mod tests {
             let mut errors = ConfigErrors::default();
             config.plan(&mut errors).ok_or(errors.to_string())
         };
-        assert_eq!(plan("", None).unwrap().addresses, [Address::Tcp(DEFAULT_HOST.to_owned(), 3306)]);
+        assert!(plan("", None).unwrap_err().starts_with("connection.host: "));
         assert!(plan("a", Some("/s")).unwrap_err().starts_with("connection.socket: "));
         assert_eq!(plan("", Some("/s")).map(|plan| plan.address()), Ok("/s/shop".to_owned()));
     }
