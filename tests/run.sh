@@ -109,7 +109,7 @@ topics_left_over
 
 say "building and running the tests"
 status=0
-cargo test --workspace "$@" 2>&1 | tee "$ROWSTREAM_SERVICES/last-test-run.log" || status=$?
+cargo test --workspace --no-fail-fast "$@" 2>&1 | tee "$ROWSTREAM_SERVICES/last-test-run.log" || status=$?
 
 # The chart, the alerts, the image: not when only some tests were asked for.
 if [ $# = 0 ]; then

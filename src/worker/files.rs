@@ -22,7 +22,7 @@ use crate::config::ConnectorSpec;
 /// How often the directory is listed.
 pub(crate) const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Files that are not in force, and why.
+/// Files that are not in force, and why; the directory itself while it can't be listed.
 #[derive(Debug, Default, Clone)]
 pub struct FileProblems(Arc<Mutex<BTreeMap<PathBuf, String>>>);
 
@@ -32,12 +32,17 @@ impl FileProblems {
     pub fn read(&self) -> BTreeMap<PathBuf, String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-    fn set(&self, file: &Path, problem: Option<String>) {
+    /// Forgets the problems of what is no more there.
+    fn only_of(&self, files: &[PathBuf]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|file, _| files.contains(file));
+    }
+    /// Answers what was there before.
+    fn set(&self, file: &Path, problem: Option<String>) -> Option<String> {
         let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match problem {
             Some(problem) => problems.insert(file.to_owned(), problem),
             None => problems.remove(file),
-        };
+        }
     }
 }
 
@@ -56,7 +61,7 @@ pub fn list(directory: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
 
 /// Keeps the worker's file connectors as the directory says, until `stop`.
 pub async fn watch(worker: Arc<Worker>, directory: PathBuf, problems: FileProblems, stop: CancellationToken) {
-    let mut watcher = Watcher { worker, directory, problems, seen: BTreeMap::new(), listing_failed: false };
+    let mut watcher = Watcher { worker, directory, problems, seen: BTreeMap::new() };
     loop {
         watcher.scan().await;
         tokio::select! {
@@ -77,7 +82,6 @@ struct Watcher {
     directory: PathBuf,
     problems: FileProblems,
     seen: BTreeMap<PathBuf, Seen>,
-    listing_failed: bool,
 }
 
 impl Watcher {
@@ -86,13 +90,11 @@ impl Watcher {
             Ok(files) => files,
             Err(error) => {
                 // A directory that can't be listed is not an empty one: nothing is stopped.
-                if !std::mem::replace(&mut self.listing_failed, true) {
-                    tracing::error!(directory = %self.directory.display(), %error, "can't list the connector files");
-                }
+                self.problem(&self.directory, format!("can't be listed: {error}"));
                 return;
             }
         };
-        self.listing_failed = false;
+        self.problems.only_of(&files);
         let gone: Vec<PathBuf> = self.seen.keys().filter(|f| !files.contains(f)).cloned().collect();
         for file in gone {
             self.removed(&file).await;
@@ -107,7 +109,6 @@ impl Watcher {
     }
 
     async fn removed(&mut self, file: &Path) {
-        self.problems.set(file, None);
         let Some(Seen { name: Some(name), .. }) = self.seen.remove(file) else { return };
         tracing::info!(connector = name, file = %file.display(), "file removed, connector stops; its offsets are kept");
         if let Err(error) = self.worker.delete(&name, Forget::Nothing).await {
@@ -150,9 +151,11 @@ impl Watcher {
         }
     }
 
+    /// What every scan finds again is logged once.
     fn problem(&self, file: &Path, problem: String) {
-        tracing::error!(file = %file.display(), problem, "connector file is not in force");
-        self.problems.set(file, Some(problem));
+        if self.problems.set(file, Some(problem.clone())).as_ref() != Some(&problem) {
+            tracing::error!(file = %file.display(), problem, "connector file is not in force");
+        }
     }
 }
 

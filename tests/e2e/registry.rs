@@ -9,6 +9,8 @@ use std::{
 };
 
 use futures::future::join_all;
+use http_body_util::Full;
+use hyper::Request;
 use rowstream::{
     schema_registry::{
         BuiltinRegistry, ConfluentRegistry, Level, RegistryError, SchemaRegistry,
@@ -20,6 +22,8 @@ use rowstream::{
     },
 };
 use rowstream_api::Chain;
+use rowstream_http::{Client, Connector, Limits, Target, Trust};
+use rustls::RootCertStore;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -27,8 +31,7 @@ use crate::{
     ledger, oracle,
     support::{
         daemon::Daemon,
-        http,
-        postgres::{Database, port_of},
+        postgres::Database,
         registry::{self, Authority, Clients, Gate, PATH, Rules},
         rig, runtime,
     },
@@ -61,12 +64,19 @@ fn subject(of: &str) -> String {
     format!("e2e_{}_{started}_{}.{of}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst))
 }
 
-fn set_level(url: &str, subject: &str, level: Level) {
-    let path = url.splitn(4, '/').nth(3).map(|p| format!("/{p}")).unwrap_or_default();
-    let body = json!({ "compatibility": level.as_str() });
-    let answer =
-        http::request(port_of(url), "PUT", &format!("{path}/config/{subject}"), Some(&body)).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+/// HTTP/1.1: Apicurio now and then ends a request of HTTP/1.0 without an answer.
+async fn set_level(url: &str, subject: &str, level: Level) {
+    let target = Target::parse(url, "", "").unwrap();
+    let within = Duration::from_secs(20);
+    let limits = Limits { head: within, body: within, body_bytes: 1 << 20 };
+    let request = Request::put(format!("{}/config/{subject}", target.path.trim_end_matches('/')))
+        .header("host", target.host_header.clone())
+        .header("content-type", "application/json")
+        .body(Full::new(json!({ "compatibility": level.as_str() }).to_string().into()))
+        .unwrap();
+    let connector = Connector::new(target, within, &Trust::only(RootCertStore::empty())).unwrap();
+    let answer = Client::new(connector, limits).send(request).await.unwrap();
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
 }
 
 fn same(a: &str, b: &str) -> bool {
@@ -115,7 +125,7 @@ async fn known_and_unknown(url: &str) {
 async fn clashes(url: &str) {
     let (registry, name) = (at(url), subject("orders-value"));
     registry.register(&name, INT).await.unwrap();
-    set_level(url, &name, Level::Backward);
+    set_level(url, &name, Level::Backward).await;
     registry.check(&name, LONG).await.unwrap();
     registry.register(&name, LONG).await.unwrap();
     let told = format!(
@@ -130,7 +140,7 @@ async fn clashes(url: &str) {
     assert_eq!(failure.code, "SCHEMA_INCOMPATIBLE");
     let remedy = failure.remedy.unwrap();
     assert!(remedy.contains(&format!("PUT /config/{name} {{\"compatibility\": \"NONE\"}}")), "{remedy}");
-    set_level(url, &name, Level::None);
+    set_level(url, &name, Level::None).await;
     registry.register(&name, CLASH).await.unwrap();
 }
 
@@ -143,9 +153,9 @@ async fn transitive_levels(url: &str) {
     let three = record(r#"{"name":"a","type":"int"},{"name":"b","type":"int"}"#);
     registry.register(&name, &one).await.unwrap();
     registry.register(&name, &two).await.unwrap();
-    set_level(url, &name, Level::Backward);
+    set_level(url, &name, Level::Backward).await;
     registry.check(&name, &three).await.unwrap();
-    set_level(url, &name, Level::BackwardTransitive);
+    set_level(url, &name, Level::BackwardTransitive).await;
     let RegistryError::Incompatible(conflict) = registry.register(&name, &three).await.unwrap_err() else {
         panic!("not incompatible")
     };
@@ -416,7 +426,7 @@ fn an_incompatible_change_is_told_as_a_diff_and_can_be_allowed() {
         let name = format!("{prefix}.public.t-value");
         let own = format!("http://127.0.0.1:{}", daemon.port);
         let registry = url.unwrap_or(&own);
-        set_level(registry, &name, Level::Backward);
+        runtime().block_on(set_level(registry, &name, Level::Backward));
         source.sql.run(
             "ALTER TABLE t ALTER total TYPE text USING total::text; ALTER TABLE t ADD note text; INSERT INTO t VALUES (2, 'ten')",
         );
@@ -432,7 +442,7 @@ fn an_incompatible_change_is_told_as_a_diff_and_can_be_allowed() {
         ] {
             assert!(trace.contains(part), "{part:?} is not in\n{trace}");
         }
-        set_level(registry, &name, Level::None);
+        runtime().block_on(set_level(registry, &name, Level::None));
         assert_eq!(
             daemon.request("POST", "/connectors/shop/restart?includeTasks=true", None).status / 100,
             2

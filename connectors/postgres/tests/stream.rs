@@ -352,8 +352,16 @@ async fn a_task_that_does_not_poll_stays_connected() {
     let plan = db.plan(json!({ "status_interval": "300ms", "queue_bytes": "64KiB", "batch_bytes": "16KiB" }));
     let mut drain = Drain::start(plan).await;
     db.run("INSERT INTO a SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g").await;
-    // Nothing polls for longer than the server's patience: this wait is the thing tested.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Nothing polls while the server hears from us for longer than its patience.
+    let heard = format!(
+        "SELECT extract(epoch FROM reply_time)::float8 FROM pg_stat_replication
+         WHERE pid = (SELECT active_pid FROM pg_replication_slots WHERE database = '{}')",
+        db.name
+    );
+    let first: f64 = db.one(&heard).await;
+    while db.one::<f64>(&heard).await < first + 5.0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     drain.until_count(20_000).await;
     assert_eq!(drain.events.len(), 20_000);
     drain.task = None;

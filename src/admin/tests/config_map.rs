@@ -49,6 +49,14 @@ fn hook(name: &str, timeout: &str) -> (&'static str, Value) {
 }
 
 impl Daemon {
+    async fn until_problem(&self, path: &Path, there: bool) {
+        let reached = async {
+            while self.problems.read().contains_key(path) != there {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached).await.expect("the watcher's verdict");
+    }
     async fn until_config(&self, name: &str, timeout: Option<&str>) {
         let path = format!("/connectors/{name}/config");
         let reached = async {
@@ -84,8 +92,10 @@ async fn a_config_map_update_reaches_only_what_changed() {
         );
         // A mount that is gone for a moment is not an empty one.
         std::fs::rename(&mount, mount.with_extension("away")).unwrap();
-        tokio::time::sleep(2 * files::SCAN_INTERVAL).await;
+        daemon.until_problem(&mount, true).await;
         assert_eq!(daemon.get("/connectors").await.1, json!(["added", "changed", "steady"]));
+        std::fs::rename(mount.with_extension("away"), &mount).unwrap();
+        daemon.until_problem(&mount, false).await;
         stop.cancel();
     };
     tokio::join!(watch, update);
