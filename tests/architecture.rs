@@ -12,11 +12,12 @@ use std::{
 use serde_json::Value;
 
 /// Crates that are no connector and may be used by connectors.
-const SHARED: &[&str] = &["rowstream-api", "rowstream-http"];
+const SHARED: &[&str] = &["rowstream-api", "rowstream-http", "rowstream-tls"];
 /// What each shared crate of the workspace may use of the workspace.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("rowstream-api", &[]),
-    ("rowstream-http", &[]),
+    ("rowstream-http", &["rowstream-api", "rowstream-tls"]),
+    ("rowstream-tls", &["rowstream-api"]),
     ("rowstream-avro", &["rowstream-api"]),
     ("rowstream-transforms", &["rowstream-api"]),
     ("rowstream-testkit", &["rowstream-api"]),

@@ -17,4 +17,4 @@ mod trust;
 pub use client::{Answer, Client, Failure, Limits};
 pub use connect::{ConnectFailure, Connection, Connector};
 pub use target::{Scheme, Target};
-pub use trust::{SetupError, Trust};
+pub use trust::{SetupError, Trust, TrustConfig};

@@ -2,13 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
+use rowstream_api::ConfigErrors;
+use rowstream_tls::files;
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer},
 };
+use serde::Deserialize;
 
 /// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,45 @@ pub enum SetupError {
     /// What rustls says.
     #[error("TLS can't be set up: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+/// The `tls` block of who speaks HTTPS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TrustConfig {
+    /// PEM file of trusted authorities; the system's when absent.
+    pub ca_file: Option<String>,
+    /// PEM file of our certificate chain.
+    pub cert_file: Option<String>,
+    /// PEM file of its key.
+    pub key_file: Option<String>,
+}
+
+impl TrustConfig {
+    /// Reads the files. `block` is where the settings stand, such as `tls`; problems are named with it.
+    pub fn read(&self, block: &str, errors: &mut ConfigErrors) -> Trust {
+        let mut trust = Trust::default();
+        if let Some(file) = &self.ca_file {
+            trust.roots = errors.take(&format!("{block}.ca_file"), files::authorities(Path::new(file)));
+        }
+        match (&self.cert_file, &self.key_file) {
+            (Some(chain), Some(key)) => {
+                let chain = errors.take(&format!("{block}.cert_file"), files::certificates(Path::new(chain)));
+                let key = errors.take(&format!("{block}.key_file"), files::private_key(Path::new(key)));
+                trust.identity = chain.zip(key);
+            }
+            (None, None) => {}
+            (Some(_), None) => errors.push(format!("{block}.key_file"), "is required with `cert_file`"),
+            (None, Some(_)) => errors.push(format!("{block}.cert_file"), "is required with `key_file`"),
+        }
+        trust
+    }
+
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Whom to believe, and as whom to speak. The default believes the system's authorities and has no certificate.
@@ -35,36 +74,9 @@ impl Trust {
         Self { roots: Some(roots), identity: None }
     }
 
-    /// The authorities of a PEM file only.
-    ///
-    /// # Errors
-    /// What is wrong with the file.
-    pub fn authorities(&mut self, file: &Path) -> Result<(), String> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(file)? {
-            roots
-                .add(certificate)
-                .map_err(|e| format!("`{}` holds an unusable certificate: {e}", file.display()))?;
-        }
-        self.roots = Some(roots);
-        Ok(())
-    }
-
-    /// Speaks as the owner of a certificate; both are PEM files.
-    ///
-    /// # Errors
-    /// What is wrong with the chain, or with the key.
-    pub fn identity(&mut self, chain: &Path, key: &Path) -> Result<(), String> {
-        let chain = certificates(chain)?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|e| format!("can't read a PEM key from `{}`: {}", key.display(), explain(&e)))?;
-        self.identity = Some((chain, key));
-        Ok(())
-    }
-
     /// The client's side of TLS, for HTTP/1.1.
     pub(crate) fn client(&self) -> Result<ClientConfig, SetupError> {
-        let roots = self.roots.clone().unwrap_or_else(system_roots);
+        let roots = self.roots.clone().unwrap_or_else(files::system_roots);
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
@@ -75,37 +87,4 @@ impl Trust {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let unreadable =
-        |e: pem::Error| format!("can't read certificates from `{}`: {}", file.display(), explain(&e));
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .map_err(unreadable)?
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)?;
-    if found.is_empty() {
-        return Err(format!("`{}` holds no PEM certificate", file.display()));
-    }
-    Ok(found)
-}
-
-/// What is wrong, without the bytes that `Display` of some variants shows: they may be of a key.
-fn explain(error: &pem::Error) -> String {
-    if let pem::Error::Io(error) = error {
-        error.to_string()
-    } else {
-        "it is not the PEM that was expected".to_owned()
-    }
-}
-
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::info!("the system has no certificate authorities, using Mozilla's");
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
 }

@@ -25,6 +25,7 @@ pub async fn watch(plan: SourcePlan, gauges: Gauges, control: Arc<Control>) {
         }
         #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
         gauges.set("binlog_received_bytes", control.received() as f64);
+        plan.connection.expiry.publish(&gauges);
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -3,17 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use rowstream_api::{ConfigErrors, ConnectorError, FieldDoc, FieldKind, Secret, units};
+use rowstream_tls::{Expiry, TlsConfig, TlsMode};
 use rustls::ClientConfig;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{
-    error::from_postgres,
-    expiry::Expiry,
-    tls::{self, TlsConfig, TlsMode},
-};
+use crate::error::from_postgres;
 
 /// The `connection` block of a source or a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -182,9 +179,9 @@ impl ConnectionPlan {
     /// The rustls configuration; `None` when TLS is disabled.
     ///
     /// # Errors
-    /// As [`tls::client_config`].
+    /// As [`rowstream_tls::client_config`].
     pub fn tls(&self) -> Result<Option<Arc<ClientConfig>>, ConnectorError> {
-        tls::client_config(&self.config.tls, &self.expiry)
+        rowstream_tls::client_config(&self.config.tls, &self.expiry)
     }
 
     /// Opens a connection for ordinary SQL. The returned guard drives it and closes it when dropped.

@@ -1,6 +1,6 @@
 //! PostgreSQL: source and sink.
 //!
-//! Shared by both: [`ident`] (names as SQL), [`connection`], [`tls`] and [`expiry`] (reaching a server), [`error`] (SQLSTATE to
+//! Shared by both: [`ident`] (names as SQL), [`connection`] (reaching a server), [`error`] (SQLSTATE to
 //! class). The source and the sink never see each other.
 //!
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must exist
@@ -14,7 +14,6 @@ pub mod catalog;
 pub mod connection;
 mod end_point;
 pub mod error;
-pub mod expiry;
 pub mod ident;
 pub mod monitor;
 pub mod offset;
@@ -28,7 +27,6 @@ pub mod source;
 pub mod source_config;
 pub mod stream;
 pub mod table;
-pub mod tls;
 pub mod tuple;
 pub mod types;
 pub mod wire;

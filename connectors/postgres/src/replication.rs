@@ -13,6 +13,7 @@ use postgres_protocol::{
     message::frontend,
 };
 use rowstream_api::{Attempting, Class, ConnectorError};
+use rowstream_tls::TlsMode;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -25,7 +26,6 @@ use crate::{
     end_point,
     error::classify,
     ident::QuotedIdent,
-    tls::TlsMode,
     wire::{
         Cursor, DecodeError,
         frame::{self, Front, HEADER_BYTES, ServerMessage},

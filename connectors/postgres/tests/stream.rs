@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::{Database, Drain, PATIENCE, context, plan_with};
 use rowstream_api::{Class, Op, SourceConnector, SourceOffsets, SourceTask};
-use rowstream_postgres::{source::PostgresSource, tls::TlsMode};
+use rowstream_postgres::source::PostgresSource;
+use rowstream_tls::TlsMode;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

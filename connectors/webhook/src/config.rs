@@ -4,11 +4,11 @@
 //! clash with ours, secrets that decode. No error of this file repeats a header's value, a secret or the URL's path
 //! and query, which for many receivers are credentials.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hyper::header::{HeaderName, HeaderValue};
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, Secret};
-use rowstream_http::Target;
+use rowstream_http::{Target, Trust, TrustConfig};
 use serde::Deserialize;
 
 use crate::{retry::RetryPolicy, sign::SigningKey};
@@ -21,6 +21,9 @@ pub struct WebhookConfig {
     /// Sent with every request.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
+    /// Whom to trust, and as whom to speak.
+    #[serde(default)]
+    pub tls: TrustConfig,
     /// Signature settings.
     #[serde(default)]
     pub signing: SigningConfig,
@@ -152,6 +155,27 @@ impl ConfigSpec for WebhookConfig {
                   `webhook-*` headers, `content-type` and those that frame a request can't be set.",
             example: "authorization: \"Bearer ${env:HOOK_TOKEN}\"",
         },
+        FieldDoc::optional(
+            "tls.ca_file",
+            FieldKind::Text,
+            None,
+            "PEM file of the authorities that may vouch for the receiver; the system's when absent.",
+            "/etc/rowstream/receiver-ca.pem",
+        ),
+        FieldDoc::optional(
+            "tls.cert_file",
+            FieldKind::Text,
+            None,
+            "PEM file of the certificate that we show to receivers that ask for one.",
+            "/etc/rowstream/hook.crt",
+        ),
+        FieldDoc::optional(
+            "tls.key_file",
+            FieldKind::Text,
+            None,
+            "PEM file of its key.",
+            "/etc/rowstream/hook.key",
+        ),
         FieldDoc {
             path: "signing.secrets",
             kind: FieldKind::SecretList,
@@ -246,6 +270,7 @@ impl ConfigSpec for WebhookConfig {
 #[derive(Clone)]
 pub struct Plan {
     pub(crate) target: Target,
+    pub(crate) trust: Arc<Trust>,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) keys: Vec<SigningKey>,
     pub(crate) timeout: Duration,
@@ -261,6 +286,7 @@ pub struct Plan {
 pub(crate) fn validate(config: WebhookConfig) -> Result<Plan, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let target = errors.take("url", parse_url(&config.url));
+    let trust = Arc::new(config.tls.read("tls", &mut errors));
     let headers = parse_headers(&config.headers, &mut errors);
     let keys = parse_secrets(&config.signing.secrets, &mut errors);
     check_range(&mut errors, "retry.attempts", config.retry.attempts, ATTEMPTS_MAX);
@@ -278,6 +304,7 @@ pub(crate) fn validate(config: WebhookConfig) -> Result<Plan, ConfigErrors> {
     match target {
         Some(target) if errors.0.is_empty() => Ok(Plan {
             target,
+            trust,
             headers,
             keys,
             timeout: config.timeout,

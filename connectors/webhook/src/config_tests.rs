@@ -43,6 +43,17 @@ fn the_defaults_of_the_field_table_are_the_defaults_of_the_struct() {
 }
 
 #[test]
+fn certificate_files_are_read_at_once_and_named() {
+    let tls = json!({"ca_file": "/nowhere/ca.pem", "cert_file": "/nowhere/our.crt"});
+    let problems = problems(json!({"url": "https://a", "tls": tls}));
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems[0].starts_with("tls.ca_file: can't read certificates from `/nowhere/ca.pem`: No such file")
+    );
+    assert_eq!(problems[1], "tls.key_file: is required with `cert_file`");
+}
+
+#[test]
 fn urls_are_read_as_typed() {
     let target = |text: &str| parse_url(text).unwrap();
     let typed = target("http://[::1]:8080/a?b=c");

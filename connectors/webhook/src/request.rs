@@ -115,8 +115,10 @@ impl Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     use rowstream_http::{Scheme, Target, Trust};
-    use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
+    use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer, server::WebPkiClientVerifier};
+    use serde_json::json;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
@@ -139,6 +141,55 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             stream.shutdown().await.unwrap();
         }
+    }
+
+    /// A receiver that takes only clients whose certificate `authority` signed.
+    fn choosy(authority: &CertifiedIssuer<'_, KeyPair>) -> ServerConfig {
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, authority).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&ring)).build();
+        ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.unwrap())
+            .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_asks_for_a_certificate_gets_the_one_of_the_settings() {
+        let mut root = CertificateParams::new(Vec::new()).unwrap();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["rowstream".to_owned()]).unwrap();
+        let ours = params.signed_by(&key, &authority).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: String| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+            directory.path().join(name).to_str().unwrap().to_owned()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, TlsAcceptor::from(Arc::new(choosy(&authority)))));
+
+        let ca = file("ca.pem", authority.pem());
+        let identity = json!({ "ca_file": ca, "cert_file": file("our.crt", ours.pem()), "key_file": file("our.key", key.serialize_pem()) });
+        let mut answers = Vec::new();
+        for tls in [identity, json!({ "ca_file": ca })] {
+            let config = serde_json::from_value(json!({ "url": url, "tls": tls, "timeout": "20s" })).unwrap();
+            let plan = crate::config::validate(config).unwrap();
+            let connector = Connector::new(plan.target, plan.timeout, &plan.trust).unwrap();
+            let endpoint = Arc::new(Endpoint::new(connector, Vec::new(), Vec::new(), plan.timeout));
+            answers.push(endpoint.post("msg_1", Bytes::from_static(b"{}")).await);
+        }
+        assert!(matches!(answers[0], Answer::Status { status: StatusCode::OK, .. }), "{answers:?}");
+        assert!(!matches!(answers[1], Answer::Status { .. }), "{answers:?}");
     }
 
     #[tokio::test]

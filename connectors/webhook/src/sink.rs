@@ -22,7 +22,7 @@ use rowstream_api::{
     ConfigErrors, ConnectorError, Datum, Delivery, Flushed, Gauges, RecordError, RecordId, SinkConnector,
     SinkRecord, SinkTask, TaskContext, TopicOffsets, TopicPartition,
 };
-use rowstream_http::{Connector, Trust};
+use rowstream_http::Connector;
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -67,7 +67,7 @@ impl SinkConnector for WebhookSink {
 
     async fn start(plan: Plan, cx: TaskContext) -> Result<WebhookTask, ConnectorError> {
         let connector =
-            Connector::new(plan.target.clone(), plan.timeout, &Trust::default()).map_err(error::setup)?;
+            Connector::new(plan.target.clone(), plan.timeout, &plan.trust).map_err(error::setup)?;
         Ok(WebhookTask::new(plan, connector, cx))
     }
 }

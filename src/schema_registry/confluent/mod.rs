@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::{Conflict, Level, RegistryError, SchemaRegistry, SubjectVersion, error::path_segment};
 use cache::Cache;
 use servers::{Ask, Reply, Servers};
-pub use settings::{AuthConfig, Plan, RegistryKind, SchemaRegistryConfig, TlsConfig};
+pub use settings::{AuthConfig, Plan, RegistryKind, SchemaRegistryConfig};
 
 /// An external registry.
 pub struct ConfluentRegistry {

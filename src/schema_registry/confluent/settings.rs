@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
 use rowstream_api::{ConfigErrors, Secret, units};
-use rowstream_http::{Connector, Target, Trust};
+use rowstream_http::{Connector, Target, Trust, TrustConfig};
 use serde::Deserialize;
 
 use crate::schema_registry::SubjectStrategy;
@@ -31,7 +31,7 @@ pub struct SchemaRegistryConfig {
     /// Who we are.
     pub auth: AuthConfig,
     /// Whom we believe.
-    pub tls: TlsConfig,
+    pub tls: TrustConfig,
 }
 
 /// Who has the schemas.
@@ -57,18 +57,6 @@ pub struct AuthConfig {
     pub token: Option<Secret>,
 }
 
-/// `schema_registry.tls`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct TlsConfig {
-    /// PEM file of trusted authorities; the system's when absent.
-    pub ca_file: Option<String>,
-    /// PEM file of our certificate chain.
-    pub cert_file: Option<String>,
-    /// PEM file of its key.
-    pub key_file: Option<String>,
-}
-
 impl Default for SchemaRegistryConfig {
     fn default() -> Self {
         Self {
@@ -79,7 +67,7 @@ impl Default for SchemaRegistryConfig {
             auto_register: true,
             timeout: Duration::from_secs(10),
             auth: AuthConfig::default(),
-            tls: TlsConfig::default(),
+            tls: TrustConfig::default(),
         }
     }
 }
@@ -98,7 +86,7 @@ const TIMEOUT_MAX: Duration = Duration::from_mins(2);
 impl SchemaRegistryConfig {
     /// Makes paths relative to `base`, the directory of the file they stand in.
     pub(crate) fn relative_to(&mut self, base: &Path) {
-        let TlsConfig { ca_file, cert_file, key_file } = &mut self.tls;
+        let TrustConfig { ca_file, cert_file, key_file } = &mut self.tls;
         for path in [ca_file, cert_file, key_file].into_iter().flatten() {
             *path = base.join(&*path).to_string_lossy().into_owned();
         }
@@ -123,7 +111,7 @@ impl SchemaRegistryConfig {
         if self.timeout.is_zero() || self.timeout > TIMEOUT_MAX {
             errors.push("schema_registry.timeout", "must be longer than zero and at most 2m");
         }
-        let trust = self.trust(&mut errors);
+        let trust = self.tls.read("schema_registry.tls", &mut errors);
         let servers = self.servers(&trust, &mut errors);
         let authorization = errors.take("schema_registry.auth", self.auth.header()).flatten();
         errors.into_result()?;
@@ -134,12 +122,11 @@ impl SchemaRegistryConfig {
     /// A setting that does nothing is a mistake that its author would like to hear of.
     fn refuse_unused(&self, errors: &mut ConfigErrors) {
         let AuthConfig { user, password, token } = &self.auth;
-        let TlsConfig { ca_file, cert_file, key_file } = &self.tls;
         for (field, given) in [
             ("url", !self.url.is_empty()),
             ("auto_register", !self.auto_register),
             ("auth", user.is_some() || password.is_some() || token.is_some()),
-            ("tls", ca_file.is_some() || cert_file.is_some() || key_file.is_some()),
+            ("tls", !self.tls.is_empty()),
         ] {
             if given {
                 errors.push(
@@ -164,25 +151,6 @@ impl SchemaRegistryConfig {
             servers.extend(errors.take(&field, parsed));
         }
         servers
-    }
-
-    fn trust(&self, errors: &mut ConfigErrors) -> Trust {
-        let mut trust = Trust::default();
-        if let Some(file) = &self.tls.ca_file {
-            errors.take("schema_registry.tls.ca_file", trust.authorities(Path::new(file)));
-        }
-        match (&self.tls.cert_file, &self.tls.key_file) {
-            (Some(chain), Some(key)) => {
-                errors
-                    .take("schema_registry.tls.cert_file", trust.identity(Path::new(chain), Path::new(key)));
-            }
-            (None, None) => {}
-            (Some(_), None) | (None, Some(_)) => errors.push(
-                "schema_registry.tls.cert_file",
-                "`cert_file` and `key_file` belong together: give both or neither",
-            ),
-        }
-        trust
     }
 }
 

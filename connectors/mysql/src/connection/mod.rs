@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts, prelude::Queryable};
 use rowstream_api::{Class, ConfigErrors, ConnectorError, FieldDoc, FieldKind, Secret, units};
+use rowstream_tls::{Expiry, TlsConfig, TlsMode};
 use serde::Deserialize;
 
 pub use server::{Flavour, Server};
-pub use tls::{TlsConfig, TlsMode};
 
 use crate::error::from_mysql;
 
@@ -162,6 +162,8 @@ pub struct ConnectionPlan {
     pub config: ConnectionConfig,
     /// Where to try, in order; at least one.
     pub addresses: Vec<Address>,
+    /// When the certificates of its connections end.
+    pub expiry: Expiry,
 }
 
 /// What the connection is for.
@@ -213,7 +215,11 @@ impl ConnectionConfig {
                 errors.take("connection.host", addresses(&self.host, self.port)).unwrap_or_default()
             }
         };
-        (errors.0.len() == before).then_some(ConnectionPlan { config: self, addresses })
+        (errors.0.len() == before).then_some(ConnectionPlan {
+            config: self,
+            addresses,
+            expiry: Expiry::default(),
+        })
     }
 }
 
@@ -251,7 +257,7 @@ impl ConnectionPlan {
     pub fn options(&self, address: &Address) -> Result<Opts, ConnectorError> {
         let tls = match address {
             Address::Unix(_) => None,
-            Address::Tcp(..) => tls::options(&self.config.tls)?,
+            Address::Tcp(..) => tls::options(&self.config.tls, &self.expiry)?,
         };
         Ok(self.builder(address, tls).into())
     }

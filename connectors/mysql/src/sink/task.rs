@@ -45,6 +45,7 @@ impl MySqlSinkTask {
     /// As the connection's, or missing privileges on the offset tables.
     pub(super) async fn start(config: MySqlSinkPlan, cx: TaskContext) -> Result<Self, ConnectorError> {
         let mut connection = session::connect(&config).await?;
+        config.connection.expiry.publish(&cx.gauges);
         let packet: Option<usize> =
             connection.conn.query_first("SELECT @@max_allowed_packet").await.map_err(from_mysql)?;
         let bounds = Bounds {

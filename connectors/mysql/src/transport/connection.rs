@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use rowstream_api::{Class, ConnectorError};
+use rowstream_tls::TlsMode;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     auth::{self, Greeting},
     packet::{Framed, Packets},
-    tls,
 };
 use crate::{
-    connection::{Address, ConnectionPlan, TlsMode},
+    connection::{Address, ConnectionPlan},
     error::classify,
     wire::{Cursor, DecodeError},
 };
@@ -117,7 +117,7 @@ impl BinlogConnection {
             return Err(server_error(error));
         }
         let greeting = Greeting::decode(&first).map_err(malformed)?;
-        let config = tls::client_config(&plan.config.tls)?.filter(|_| host.is_some());
+        let config = rowstream_tls::client_config(&plan.config.tls, &plan.expiry)?.filter(|_| host.is_some());
         let offered = greeting.capabilities & auth::TLS != 0;
         let mut private = host.is_none();
         if let (Some(config), true) = (&config, offered) {

@@ -3,4 +3,3 @@
 pub mod auth;
 pub mod connection;
 pub mod packet;
-pub mod tls;

@@ -11,9 +11,9 @@ use rowstream_api::{
 };
 use rowstream_postgres::{
     connection::{Connection, ConnectionConfig, ConnectionPlan},
-    expiry::Expiry,
     sink::{PostgresSink, PostgresSinkTask},
 };
+use rowstream_tls::Expiry;
 use serde_json::{Value, json};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);

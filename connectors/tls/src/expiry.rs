@@ -50,7 +50,7 @@ impl Expiry {
     }
 
     /// The client's chain, as it will be shown.
-    pub(crate) fn client_shows(&self, chain: &[CertificateDer<'_>]) {
+    pub fn client_shows(&self, chain: &[CertificateDer<'_>]) {
         self.0.client.store(end_of(chain), Ordering::Relaxed);
     }
 
@@ -119,7 +119,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::tls::{self, TlsConfig, TlsMode};
+    use crate::{TlsConfig, TlsMode, client_config};
 
     /// 2031-02-03, in seconds since the epoch.
     const END: i64 = 1_927_843_200;
@@ -213,7 +213,7 @@ mod tests {
         std::fs::write(&ca_file, issuer.pem()).unwrap();
         let ca_file = Some(ca_file.to_str().unwrap().to_owned());
         let expiry = Expiry::default();
-        let client = tls::client_config(&TlsConfig { mode, ca_file, ..TlsConfig::default() }, &expiry);
+        let client = client_config(&TlsConfig { mode, ca_file, ..TlsConfig::default() }, &expiry);
         let name = ServerName::try_from("db.internal").unwrap();
         let mut client = ClientConnection::new(client.unwrap().unwrap(), name).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
@@ -254,7 +254,7 @@ mod tests {
         let (expiry, gauges) = (Expiry::default(), Gauges::default());
         expiry.publish(&gauges);
         assert!(gauges.values().is_empty());
-        tls::client_config(&config, &expiry).unwrap().unwrap();
+        client_config(&config, &expiry).unwrap().unwrap();
         expiry.publish(&gauges);
         #[expect(clippy::cast_precision_loss, reason = "as above")]
         let end = END as f64;
