@@ -3,16 +3,14 @@
 use mysql_async::prelude::Queryable;
 use rowstream_api::{Class, Gauges, SinkConnector, SinkTask, TaskContext, ValueRef};
 use rowstream_mysql::sink::MySqlSink;
+use rowstream_testkit::records::{Topic, int, s, text};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::{
-    records::{Topic, int, s, text},
-    target::{Target, deliver, done, on_both},
-};
+use crate::target::{Target, deliver, done, on_both};
 
 fn items() -> Topic {
     Topic::new("items", 1, &[("id", int()), ("a", text())])

@@ -1,12 +1,10 @@
 //! One row a key, exactly: other unique keys, collations that take different keys for one, rows that refer to others.
 
 use rowstream_api::ValueRef;
+use rowstream_testkit::records::{Owned, Topic, int, s, text};
 use serde_json::json;
 
-use crate::{
-    records::{Owned, Topic, int, s, text},
-    target::{Target, deliver, done, on_both},
-};
+use crate::target::{Target, deliver, done, on_both};
 
 fn n(number: i64) -> Owned {
     ValueRef::Int(number)

@@ -11,7 +11,6 @@
 mod connection;
 mod exactness;
 mod keys;
-mod records;
 mod refusals;
 mod rows;
 mod target;

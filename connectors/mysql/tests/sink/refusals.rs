@@ -2,12 +2,10 @@
 
 use rowstream_api::{Class, ConnectorError, SinkConnector, ValueRef};
 use rowstream_mysql::sink::MySqlSink;
+use rowstream_testkit::records::{Owned, Topic, int, s, text};
 use serde_json::{Value, json};
 
-use crate::{
-    records::{Owned, Topic, int, s, text},
-    target::{Target, deliver, on_both},
-};
+use crate::target::{Target, deliver, on_both};
 
 fn n(number: i64) -> Owned {
     ValueRef::Int(number)

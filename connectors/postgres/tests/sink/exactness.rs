@@ -1,16 +1,14 @@
 //! Fence, offsets, lost answers: what keeps each row exactly once.
 
 use rowstream_api::{Class, SinkTask, ValueRef};
+use rowstream_testkit::records::{Topic, int, s, text};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::{
-    records::{Topic, int, s, text},
-    target::{Target, deliver, done},
-};
+use crate::target::{Target, deliver, done};
 
 fn items() -> Topic {
     Topic::new("items", 1, &[("id", int()), ("a", text())])

@@ -5,7 +5,6 @@
 #[cfg(test)]
 mod exactness;
 #[cfg(test)]
-mod records;
 #[cfg(test)]
 mod rows;
 #[cfg(test)]

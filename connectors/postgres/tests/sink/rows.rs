@@ -1,12 +1,10 @@
 //! What records make of rows.
 
 use rowstream_api::{SchemaType, SinkTask, ValueRef};
+use rowstream_testkit::records::{Owned, Topic, int, s, schema, text};
 use serde_json::json;
 
-use crate::{
-    records::{Owned, Topic, int, s, schema, text},
-    target::{Target, deliver, done},
-};
+use crate::target::{Target, deliver, done};
 
 fn n(number: i64) -> Owned {
     ValueRef::Int(number)

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use rowstream_api::{Schema, SchemaBuilder, SchemaType, ValueRef};
+use rowstream_testkit::records::{Owned, Topic, int, named, s, schema};
 use serde_json::json;
 
-use crate::{
-    records::{Owned, Topic, int, named, s, schema},
-    target::{Target, deliver, done},
-};
+use crate::target::{Target, deliver, done};
 
 struct Case {
     name: &'static str,

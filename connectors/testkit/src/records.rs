@@ -1,4 +1,9 @@
-//! Records as a topic would hold them.
+//! Records as a topic would hold them, without a topic: what the tests of sinks for tables deliver.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "test code: it panics where a test is wrong"
+)]
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +13,8 @@ use rowstream_api::{
     TopicPartition, ValueRef,
 };
 
-pub(crate) type Owned = ValueRef<'static>;
+/// A value that borrows nothing.
+pub type Owned = ValueRef<'static>;
 
 /// The bytes of a datum are an index into `values`.
 #[derive(Debug)]
@@ -49,30 +55,42 @@ impl DatumDecoder for OwnedValues {
     }
 }
 
-pub(crate) fn schema(ty: SchemaType) -> Arc<Schema> {
+/// An optional schema.
+#[must_use]
+pub fn schema(ty: SchemaType) -> Arc<Schema> {
     SchemaBuilder::new(ty).optional().build()
 }
 
-pub(crate) fn named(ty: SchemaType, name: &str) -> Arc<Schema> {
+/// An optional schema with a name.
+#[must_use]
+pub fn named(ty: SchemaType, name: &str) -> Arc<Schema> {
     SchemaBuilder::new(ty).optional().name(name).build()
 }
 
-pub(crate) fn int() -> Arc<Schema> {
+/// Of an optional 32-bit integer.
+#[must_use]
+pub fn int() -> Arc<Schema> {
     schema(SchemaType::Int32)
 }
 
-pub(crate) fn text() -> Arc<Schema> {
+/// Of an optional text.
+#[must_use]
+pub fn text() -> Arc<Schema> {
     schema(SchemaType::String)
 }
 
-pub(crate) fn s(text: &str) -> Owned {
+/// A text.
+#[must_use]
+pub fn s(text: &str) -> Owned {
     ValueRef::Str(text.to_owned().into())
 }
 
 /// One table's topic.
-pub(crate) struct Topic {
-    pub(crate) partition: TopicPartition,
-    pub(crate) next: i64,
+pub struct Topic {
+    /// Its only partition.
+    pub partition: TopicPartition,
+    /// The next record's offset.
+    pub next: i64,
     table: String,
     keys: usize,
     key: Arc<OwnedValues>,
@@ -81,42 +99,48 @@ pub(crate) struct Topic {
 
 impl Topic {
     /// The first `keys` columns are the key.
-    pub(crate) fn new(table: &str, keys: usize, columns: &[(&str, Arc<Schema>)]) -> Self {
+    #[must_use]
+    pub fn new(table: &str, keys: usize, columns: &[(&str, Arc<Schema>)]) -> Self {
         let topic = format!("shop.public.{table}");
         let (key, value) = decoders(&topic, keys, columns);
         let partition = TopicPartition::new(topic, 0);
         Self { partition, next: 0, table: table.to_owned(), keys, key, value }
     }
     /// The same topic under other columns from now on.
-    pub(crate) fn altered(&mut self, columns: &[(&str, Arc<Schema>)]) {
+    pub fn altered(&mut self, columns: &[(&str, Arc<Schema>)]) {
         (self.key, self.value) = decoders(&self.partition.topic, self.keys, columns);
     }
-    pub(crate) fn write(&mut self, op: &'static str, row: Vec<Owned>) -> SinkRecord {
+    /// An event with the row after it.
+    pub fn write(&mut self, op: &'static str, row: Vec<Owned>) -> SinkRecord {
         let key = row[..self.keys].to_vec();
         self.event(op, Some(key), ValueRef::Null, ValueRef::Struct(row))
     }
-    pub(crate) fn create(&mut self, row: Vec<Owned>) -> SinkRecord {
+    /// An insert.
+    pub fn create(&mut self, row: Vec<Owned>) -> SinkRecord {
         self.write("c", row)
     }
-    pub(crate) fn update(&mut self, row: Vec<Owned>) -> SinkRecord {
+    /// An update, without the row before it.
+    pub fn update(&mut self, row: Vec<Owned>) -> SinkRecord {
         self.write("u", row)
     }
-    /// `before` is the whole row or its beginning.
-    pub(crate) fn delete(&mut self, mut before: Vec<Owned>) -> SinkRecord {
+    /// A delete; `before` is the whole row or its beginning.
+    pub fn delete(&mut self, mut before: Vec<Owned>) -> SinkRecord {
         let key = before[..self.keys].to_vec();
         before.resize(self.value.schema.fields()[1].schema.fields().len(), ValueRef::Null);
         self.event("d", Some(key), ValueRef::Struct(before), ValueRef::Null)
     }
-    pub(crate) fn truncate(&mut self) -> SinkRecord {
+    /// A TRUNCATE.
+    pub fn truncate(&mut self) -> SinkRecord {
         self.event("t", None, ValueRef::Null, ValueRef::Null)
     }
-    pub(crate) fn tombstone(&mut self, key: Vec<Owned>) -> SinkRecord {
+    /// A key without a value.
+    pub fn tombstone(&mut self, key: Vec<Owned>) -> SinkRecord {
         let mut record = self.event("d", Some(key), ValueRef::Null, ValueRef::Null);
         record.value = None;
         record
     }
     /// A record whose value is the row itself.
-    pub(crate) fn flat(&mut self, row: Vec<Owned>) -> SinkRecord {
+    pub fn flat(&mut self, row: Vec<Owned>) -> SinkRecord {
         let key = row[..self.keys].to_vec();
         let mut record = self.event("c", Some(key), ValueRef::Null, ValueRef::Null);
         let schema = Arc::clone(&self.value.schema.fields()[1].schema);
