@@ -135,6 +135,34 @@ fn dropped_slot() {
     assert_eq!(rig.daemon.state("warehouse").unwrap().0, "RUNNING");
 }
 
+/// WAL that the slot still needs was removed by the server's own limit: the same verdict, and `validate` says it too.
+#[test]
+fn lost_slot() {
+    let private = PrivateServer::start(&["-c", "max_slot_wal_keep_size=16MB"]);
+    let database = Database::on(private.port, "lost");
+    database.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY); INSERT INTO orders VALUES (1)");
+    let daemon = Daemon::new(json!({}));
+    daemon.connector(&rig::source(&database, json!({})));
+    daemon.start();
+    daemon.until("the row arrives", || (daemon.topic_end("shop.public.orders") == Some(1)).then_some(()));
+    daemon.stop();
+    database.sql.run("INSERT INTO orders VALUES (2)");
+    let slot = database.slot();
+    let status = format!("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    daemon.until("the server gives the slot up", || {
+        database.sql.run("CREATE TABLE filler ()");
+        database.sql.run("DROP TABLE filler");
+        database.sql.run("SELECT pg_switch_wal()");
+        database.sql.run("CHECKPOINT");
+        (database.sql.one(&status).as_deref() == Some("lost")).then_some(())
+    });
+    validate_says(&daemon, &["was invalidated by the server", &format!("pg_drop_replication_slot('{slot}')")]);
+    daemon.start();
+    let (state, told) = daemon.until_told("shop", &["PG_SLOT_LOST", &slot, "what to do"]);
+    assert_eq!(state, "FAILED", "{told}");
+    assert_eq!(daemon.topic_end("shop.public.orders"), Some(1));
+}
+
 #[test]
 fn table_without_replica_identity() {
     let database = Database::new("identity");

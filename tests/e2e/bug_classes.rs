@@ -10,7 +10,7 @@ use crate::{
     support::{
         daemon::Daemon,
         note, one_at_a_time,
-        postgres::Database,
+        postgres::{Database, PrivateServer},
         receiver::{Receiver, Reply},
         rig::{self, Rig},
     },
@@ -74,6 +74,45 @@ fn class_02_snapshot_to_stream_hand_off() {
     for (table, _) in ledger::COLUMNS {
         oracle::topic_equals_ledger(&daemon, table, &ledger, &before);
     }
+}
+
+/// 2 again: a commit is in the stream long before a snapshot can see it, because a synchronous standby does not answer. Positions say
+/// that the chunk is the newer one; only transaction ids tell that it is not.
+#[test]
+fn class_02_commits_that_snapshots_can_not_see_yet() {
+    let server = PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
+    let (source, target) = (Database::on(server.port, "ghost"), Database::new("ghost_dst"));
+    source.sql.run(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);
+         INSERT INTO orders SELECT i, 1, 'row ' || i FROM generate_series(1, 1000) i",
+    );
+    let slot = source.slot();
+    source.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE orders"));
+    source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    let daemon = Daemon::new(json!({}));
+    daemon.connector(&rig::source(&source, json!({ "snapshot": { "chunk_rows": 100 } })));
+    daemon.connector(&rig::sink(&target, json!({})));
+    std::thread::scope(|scope| {
+        let stalled = source.connect();
+        scope.spawn(move || {
+            stalled.run("SET synchronous_commit = on");
+            stalled.run("UPDATE orders SET version = 2 WHERE id % 2 = 0");
+        });
+        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        daemon.until("the commit waits for the standby", || source.sql.one(waiting));
+        daemon.start();
+        let arrived = "SELECT count(*) || ' ' || sum(version) FROM orders";
+        daemon.until("every row is in the target, changed ones as they will be", || {
+            target.sql.one("SELECT to_regclass('orders')")?;
+            (target.sql.one(arrived).as_deref() == Some("1000 1500")).then_some(())
+        });
+        assert_eq!(source.sql.one(arrived).as_deref(), Some("1000 1000"), "nobody sees the commit yet");
+        // Each row is told once: by the stream, or by the snapshot.
+        assert_eq!(daemon.topic_end("shop.public.orders"), Some(1_000));
+        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({waiting}) AS w"));
+    });
+    let rows = "SELECT id, version, note FROM orders ORDER BY id";
+    assert_eq!(target.sql.rows(rows), source.sql.rows(rows));
 }
 
 /// 3: a checkpoint in the middle of a transaction. One large transaction is killed several times on its way; each row comes once.
