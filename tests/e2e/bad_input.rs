@@ -156,7 +156,10 @@ fn lost_slot() {
         database.sql.run("CHECKPOINT");
         (database.sql.one(&status).as_deref() == Some("lost")).then_some(())
     });
-    validate_says(&daemon, &["was invalidated by the server", &format!("pg_drop_replication_slot('{slot}')")]);
+    validate_says(
+        &daemon,
+        &["was invalidated by the server", &format!("pg_drop_replication_slot('{slot}')")],
+    );
     daemon.start();
     let (state, told) = daemon.until_told("shop", &["PG_SLOT_LOST", &slot, "what to do"]);
     assert_eq!(state, "FAILED", "{told}");

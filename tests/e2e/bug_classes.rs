@@ -80,7 +80,8 @@ fn class_02_snapshot_to_stream_hand_off() {
 /// that the chunk is the newer one; only transaction ids tell that it is not.
 #[test]
 fn class_02_commits_that_snapshots_can_not_see_yet() {
-    let server = PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
+    let server =
+        PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
     let (source, target) = (Database::on(server.port, "ghost"), Database::new("ghost_dst"));
     source.sql.run(
         "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);

@@ -11,10 +11,11 @@ use std::{sync::Arc, time::Duration};
 
 use mysql_async::{Conn, Error, prelude::Queryable};
 use rowstream_api::{
-    ConnectorError, RecordError, TopicOffsets,
+    ConnectorError,
     table_sink::{
         Batch, Entry, MissingUnavailable,
         rows::{ByColumns, by_present_columns},
+        task::{Counts, Moves, Rejected},
     },
 };
 
@@ -69,29 +70,6 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Server(error)
     }
-}
-
-/// Why nothing was committed.
-pub(crate) enum Rejected {
-    /// These records (indexes in the flush) can't be applied.
-    Records(Vec<(usize, RecordError)>),
-    /// Another transaction was in the way; the same batch may go through now.
-    Conflict(ConnectorError),
-    /// Anything else.
-    Failed(ConnectorError),
-}
-
-/// Where offsets move from and to.
-pub(crate) struct Moves<'a> {
-    pub(crate) stored: &'a TopicOffsets,
-    pub(crate) next: &'a TopicOffsets,
-}
-
-/// Rows written, for the gauges.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Counts {
-    pub(crate) written: usize,
-    pub(crate) deleted: usize,
 }
 
 /// Turns a batch into steps, in the order in which they must run.

@@ -10,9 +10,9 @@
 use std::collections::BTreeMap;
 
 use mysql_async::{Conn, prelude::Queryable};
-use rowstream_api::{ConnectorError, TaskContext, TopicOffsets, TopicPartition};
+use rowstream_api::{ConnectorError, TaskContext, TopicOffsets, TopicPartition, table_sink::task::Moves};
 
-use super::apply::{Failure, Moves};
+use super::apply::Failure;
 use crate::{
     error::{Kind, from_mysql, kind},
     ident::{QuotedIdent, QuotedLiteral},

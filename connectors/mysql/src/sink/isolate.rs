@@ -2,9 +2,12 @@
 //! case.
 
 use mysql_async::{Error, ServerError, prelude::Queryable};
-use rowstream_api::{ConnectorError, RecordError, Stage, table_sink::Entry};
+use rowstream_api::{
+    ConnectorError, RecordError, Stage,
+    table_sink::{Entry, task::Rejected},
+};
 
-use super::apply::{Applier, Failure, Rejected, Step, UNAVAILABLE_CODE};
+use super::apply::{Applier, Failure, Step, UNAVAILABLE_CODE};
 use crate::{
     error::{Kind, from_mysql, kind, named, what},
     ident::TableName,

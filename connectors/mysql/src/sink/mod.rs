@@ -40,7 +40,7 @@ mod types;
 
 use rowstream_api::{ConfigErrors, ConnectorError, Delivery, SinkConnector, TaskContext};
 
-pub use task::MySqlSinkTask;
+pub use task::{MySqlSinkTask, MySqlTarget};
 
 use crate::sink_config::{MySqlSinkConfig, MySqlSinkPlan};
 
@@ -67,6 +67,6 @@ impl SinkConnector for MySqlSink {
     }
 
     async fn start(plan: Self::Plan, cx: TaskContext) -> Result<Self::Task, ConnectorError> {
-        MySqlSinkTask::start(plan, cx).await
+        task::start(plan, cx).await
     }
 }

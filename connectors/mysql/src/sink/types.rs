@@ -12,7 +12,7 @@ use crate::connection::Server;
 
 /// How a column's values travel, and what is checked on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub enum Wire {
     /// Eight bytes, signed.
     Int,
     /// Four bytes.
@@ -43,7 +43,7 @@ pub(crate) enum Wire {
 
 /// What a text column holds; what is longer only by spaces would be cut in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub enum Limit {
     None,
     Chars(usize),
     Bytes(usize),

@@ -13,10 +13,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use rowstream_api::{
-    ConnectorError, RecordError, TopicOffsets, TopicPartition,
+    ConnectorError, TopicPartition,
     table_sink::{
         Batch, Entry,
         rows::{ByColumns, by_present_columns, key},
+        task::{Counts, Moves, Rejected},
     },
 };
 use tokio_postgres::{Client, Statement, types::ToSql};
@@ -50,22 +51,6 @@ pub(crate) struct Step {
     pub(super) rows: Vec<Entry>,
 }
 
-/// Why nothing was committed.
-pub(crate) enum Rejected {
-    /// These records (indexes in the flush) can't be applied.
-    Records(Vec<(usize, RecordError)>),
-    /// Another transaction was in the way; the same batch may go through now.
-    Conflict(ConnectorError),
-    /// Anything else.
-    Failed(ConnectorError),
-}
-
-/// Where offsets move from and to.
-pub(crate) struct Moves<'a> {
-    pub(crate) stored: &'a TopicOffsets,
-    pub(crate) next: &'a TopicOffsets,
-}
-
 /// Applies batches over one connection.
 pub(crate) struct Applier<'a> {
     pub(crate) client: &'a Client,
@@ -76,13 +61,6 @@ pub(crate) struct Applier<'a> {
 
 /// Statements prepared in this session, by plan and action.
 pub(crate) type Statements = HashMap<(usize, Action), Statement>;
-
-/// Rows written, for the gauges.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Counts {
-    pub(crate) written: usize,
-    pub(crate) deleted: usize,
-}
 
 /// Turns a batch into steps, in the order in which they must run.
 pub(crate) fn steps(batch: &mut Batch<TablePlan>, config: &PostgresSinkPlan) -> (Vec<Step>, Counts) {

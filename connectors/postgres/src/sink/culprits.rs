@@ -4,11 +4,14 @@
 //! nothing. The server's messages of these error classes quote values but seldom name the column; the column is found by
 //! writing the row once more with each column alone, and seeing which raises the same error.
 
-use rowstream_api::{ConnectorError, RecordError, Stage, table_sink::Entry};
+use rowstream_api::{
+    ConnectorError, RecordError, Stage,
+    table_sink::{Entry, task::Rejected},
+};
 use tokio_postgres::types::ToSql;
 
 use super::{
-    apply::{Applier, CULPRITS_MAX, Rejected, Step, UNAVAILABLE_CODE, is_data_error},
+    apply::{Applier, CULPRITS_MAX, Step, UNAVAILABLE_CODE, is_data_error},
     arrays::column_arrays,
     pipeline::Failure,
     plan::TablePlan,

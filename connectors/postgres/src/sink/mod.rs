@@ -31,7 +31,7 @@ mod types;
 
 use rowstream_api::{ConfigErrors, ConnectorError, Delivery, SinkConnector, TaskContext};
 
-pub use task::PostgresSinkTask;
+pub use task::{PostgresSinkTask, PostgresTarget};
 
 use crate::sink_config::{PostgresSinkConfig, PostgresSinkPlan};
 
@@ -58,6 +58,6 @@ impl SinkConnector for PostgresSink {
     }
 
     async fn start(plan: Self::Plan, cx: TaskContext) -> Result<Self::Task, ConnectorError> {
-        PostgresSinkTask::start(plan, cx).await
+        task::start(plan, cx).await
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use rowstream_api::{
     ConnectorError, RecordError, Schema, ValueRef,
-    table_sink::{Column, Origin, PlanRequest, RowPlan, Wanted},
+    table_sink::{Column, Origin, PlanRequest, RowPlan, Wanted, task::Changed},
 };
 
 use super::{
@@ -40,7 +40,7 @@ pub(crate) struct ColumnPlan {
 
 /// A compiled table.
 #[derive(Debug)]
-pub(crate) struct TablePlan {
+pub struct TablePlan {
     /// Unique in the task; names the plan in the statement cache.
     pub(crate) id: usize,
     pub(crate) table: TableName,
@@ -82,13 +82,6 @@ pub(crate) struct Planner<'a> {
     pub(crate) connection: &'a mut Connection,
     pub(crate) config: &'a PostgresSinkPlan,
     pub(crate) fence: &'a Fence,
-}
-
-/// What DDL a plan needed, for the gauges.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Changed {
-    pub(crate) tables_created: u32,
-    pub(crate) columns_added: u32,
 }
 
 impl Planner<'_> {

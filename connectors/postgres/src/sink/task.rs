@@ -1,214 +1,88 @@
-//! The running task: what it holds between `put` and `flush`, and how a flush goes.
-//!
-//! A flush encodes the pending records, applies them, and when records turn out bad starts over without them and
-//! without what stands behind them; nothing is committed before that has settled.
+//! PostgreSQL's side of the task that all table sinks share ([`rowstream_api::table_sink::task`]).
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use rowstream_api::{
-    ConnectorError, Flushed, Gauges, RecordError, RecordId, SinkRecord, SinkTask, TaskContext, TopicOffsets,
-    TopicPartition,
-    table_sink::{Added, Backlog, Batch, Encoder, Plans, backlog::Refused},
+    ConnectorError, TaskContext, TopicOffsets,
+    table_sink::{
+        Batch, PlanRequest,
+        task::{Changed, Counts, Moves, Rejected, TableDatabase, TableSinkTask},
+    },
 };
 
 use super::{
-    apply::{Applier, Counts, Moves, Rejected, Statements, steps},
+    apply::{Applier, Statements, steps},
     fence::Fence,
     plan::{Planner, TablePlan},
 };
-use crate::{
-    connection::Connection,
-    error::from_postgres,
-    sink_config::{PostgresSinkPlan, WriteMode},
-};
-
-/// Tries of a batch that collides with other transactions, before the task is restarted.
-const CONFLICTS_MAX: u32 = 5;
+use crate::{connection::Connection, error::from_postgres, ident::TableName, sink_config::PostgresSinkPlan};
 
 /// A running sink task.
-pub struct PostgresSinkTask {
+pub type PostgresSinkTask = TableSinkTask<PostgresTarget>;
+
+/// The target, connected.
+pub struct PostgresTarget {
     config: PostgresSinkPlan,
     connection: Connection,
     fence: Fence,
-    gauges: Gauges,
-    plans: Plans<TablePlan>,
     statements: Statements,
-    backlog: Backlog,
-    /// An error ended this task; a successor must re-read the target.
-    ended: bool,
 }
 
-impl PostgresSinkTask {
-    /// Connects and raises the fence.
-    ///
-    /// # Errors
-    /// As the connection's, or missing privileges on the offset tables.
-    pub(super) async fn start(config: PostgresSinkPlan, cx: TaskContext) -> Result<Self, ConnectorError> {
-        let mut connection = config.connection.connect().await?;
-        config.connection.expiry.publish(&cx.gauges);
-        let timeout_ms = config.statement_timeout.as_millis();
-        // An abandoned transaction of ours must not hold the fence's lock for long.
-        let idle_ms = config.statement_timeout.max(Duration::from_secs(60)).as_millis();
-        connection
-            .client
-            .batch_execute(&format!(
-                "SET statement_timeout = {timeout_ms}; SET idle_in_transaction_session_timeout = {idle_ms};
-                 SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET TimeZone = 'UTC';
-                 SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
-                 SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
-                 WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
-            ))
-            .await
-            .map_err(from_postgres)?;
-        let fence = Fence::raise(&mut connection.client, &config.offsets_schema, &cx).await?;
-        Ok(Self {
-            config,
-            connection,
-            fence,
-            gauges: cx.gauges,
-            plans: Plans::default(),
-            statements: HashMap::new(),
-            backlog: Backlog::default(),
-            ended: false,
-        })
-    }
-
-    fn alive(&self) -> Result<(), ConnectorError> {
-        if !self.ended {
-            return Ok(());
-        }
-        let message =
-            "an earlier error ended this task; it must be started again and re-read the target's offsets";
-        Err(ConnectorError::transient("SINK_TASK_ENDED", message))
-    }
-
-    async fn flush_pending(&mut self) -> Result<Flushed, ConnectorError> {
-        let started = Instant::now();
-        let mut refused = Refused::new();
-        let mut conflicts = 0;
-        loop {
-            let mut batch = Batch::default();
-            self.encode(&mut batch, &mut refused).await?;
-            let cuts = self.backlog.cuts(&refused);
-            let next = self.backlog.next_offsets(&cuts);
-            let (steps, counts) = steps(&mut batch, &self.config);
-            let applied = if next.is_empty() {
-                Ok(())
-            } else {
-                let moves = Moves { stored: self.backlog.stored(), next: &next };
-                let mut applier = Applier {
-                    client: &self.connection.client,
-                    config: &self.config,
-                    fence: &self.fence,
-                    statements: &mut self.statements,
-                };
-                applier.apply(&batch.arena, &steps, &moves).await
-            };
-            match applied {
-                Ok(()) => {
-                    self.count(counts, started);
-                    return Ok(self.backlog.finish(next, &cuts, refused));
-                }
-                Err(Rejected::Records(culprits)) => refused.extend(culprits),
-                Err(Rejected::Conflict(_)) if conflicts < CONFLICTS_MAX => conflicts += 1,
-                Err(Rejected::Conflict(error) | Rejected::Failed(error)) => return Err(error),
-            }
-        }
-    }
-
-    /// Encodes what stands below the first newly refused record of each partition, and checks the rest.
-    async fn encode(
-        &mut self,
-        batch: &mut Batch<TablePlan>,
-        refused: &mut Refused,
-    ) -> Result<(), ConnectorError> {
-        let mut cuts = self.backlog.cuts(refused);
-        let mut index = 0;
-        while let Some(record) = self.backlog.get(index, &cuts) {
-            let Some(record) = record else {
-                index += 1;
-                continue;
-            };
-            let mut encoder =
-                Encoder { policy: &self.config.records, plans: &mut self.plans, batch: &mut *batch };
-            match encoder.add(index, record) {
-                Ok(Added::Done) => index += 1,
-                Ok(Added::NeedsPlan(request)) => {
-                    let mut planner = Planner {
-                        connection: &mut self.connection,
-                        config: &self.config,
-                        fence: &self.fence,
-                    };
-                    let (plan, changed) = planner.plan(&request, self.plans.next_id()).await?;
-                    self.gauges.add("tables_created", f64::from(changed.tables_created));
-                    self.gauges.add("columns_added", f64::from(changed.columns_added));
-                    self.plans.insert(request, plan);
-                }
-                Err(error) => {
-                    cuts.insert(record.id.partition.clone(), record.id.offset);
-                    refused.insert(index, error);
-                    index += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&self, counts: Counts, started: Instant) {
-        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        match self.config.records.write_mode {
-            WriteMode::Upsert => self.gauges.add("upserted_rows", number(counts.written)),
-            WriteMode::Append => self.gauges.add("appended_rows", number(counts.written)),
-        }
-        self.gauges.add("deleted_rows", number(counts.deleted));
-        self.gauges.set("last_flush_seconds", started.elapsed().as_secs_f64());
-    }
+/// Connects and raises the fence.
+///
+/// # Errors
+/// As the connection's, or missing privileges on the offset tables.
+pub(super) async fn start(
+    config: PostgresSinkPlan,
+    cx: TaskContext,
+) -> Result<PostgresSinkTask, ConnectorError> {
+    let mut connection = config.connection.connect().await?;
+    config.connection.expiry.publish(&cx.gauges);
+    let timeout_ms = config.statement_timeout.as_millis();
+    // An abandoned transaction of ours must not hold the fence's lock for long.
+    let idle_ms = config.statement_timeout.max(Duration::from_secs(60)).as_millis();
+    connection
+        .client
+        .batch_execute(&format!(
+            "SET statement_timeout = {timeout_ms}; SET idle_in_transaction_session_timeout = {idle_ms};
+             SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET TimeZone = 'UTC';
+             SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
+             SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
+             WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+        ))
+        .await
+        .map_err(from_postgres)?;
+    let fence = Fence::raise(&mut connection.client, &config.offsets_schema, &cx).await?;
+    let policy = config.records.clone();
+    let target = PostgresTarget { config, connection, fence, statements: HashMap::new() };
+    Ok(TableSinkTask::new(target, policy, cx.gauges))
 }
 
-impl SinkTask for PostgresSinkTask {
-    fn keeps_offsets(&self) -> bool {
-        true
+impl TableDatabase for PostgresTarget {
+    type Plan = TablePlan;
+
+    async fn offsets(&mut self) -> Result<TopicOffsets, ConnectorError> {
+        self.fence.offsets(&self.connection.client).await
     }
 
-    async fn open(&mut self, gained: &[TopicPartition]) -> Result<TopicOffsets, ConnectorError> {
-        self.alive()?;
-        let stored = self.fence.offsets(&self.connection.client).await.inspect_err(|_| self.ended = true)?;
-        Ok(self.backlog.open(stored, gained))
-    }
-
-    async fn put(
+    async fn plan(
         &mut self,
-        records: Vec<SinkRecord>,
-    ) -> Result<Vec<(RecordId, RecordError)>, ConnectorError> {
-        self.alive()?;
-        self.backlog.put(records);
-        Ok(Vec::new())
+        request: &PlanRequest<TableName>,
+        id: usize,
+    ) -> Result<(TablePlan, Changed), ConnectorError> {
+        let mut planner =
+            Planner { connection: &mut self.connection, config: &self.config, fence: &self.fence };
+        planner.plan(request, id).await
     }
 
-    async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
-        self.alive()?;
-        if self.backlog.is_empty() {
-            return Ok(Flushed::default());
-        }
-        // Set first: a flush that is dropped half-way must not go on in an open transaction either.
-        self.ended = true;
-        let flushed = self.flush_pending().await?;
-        self.ended = false;
-        Ok(flushed)
-    }
-
-    fn pending_bytes(&self) -> usize {
-        self.backlog.bytes()
-    }
-
-    async fn progress(&mut self) {}
-
-    async fn close(&mut self) -> Result<Flushed, ConnectorError> {
-        let flushed = if self.ended { Flushed::default() } else { self.flush().await? };
-        self.ended = true;
-        Ok(flushed)
+    async fn apply(&mut self, batch: &mut Batch<TablePlan>, moves: &Moves<'_>) -> Result<Counts, Rejected> {
+        let (steps, counts) = steps(batch, &self.config);
+        let mut applier = Applier {
+            client: &self.connection.client,
+            config: &self.config,
+            fence: &self.fence,
+            statements: &mut self.statements,
+        };
+        applier.apply(&batch.arena, &steps, moves).await.map(|()| counts)
     }
 }

@@ -8,7 +8,7 @@ use rowstream_api::{Schema, SchemaType, Semantic};
 
 /// How a column's values travel: the element type of the array parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Wire {
+pub enum Wire {
     Bool,
     Int2,
     Int4,
