@@ -227,11 +227,11 @@ impl BinlogSourceTask {
         {
             let Some((database, table)) = progress.todo.first() else {
                 self.snapshot = None;
-                self.reader.control.want(false);
+                self.reader.control.want(None);
                 self.cx.gauges.set("snapshot_running", 0.0);
                 return Ok(());
             };
-            match self.tables.request(database, table, progress.last_key.as_deref(), &self.plan).await? {
+            match self.tables.request(database, table, progress, &self.plan).await? {
                 None => {
                     tracing::warn!(database, table, "the table of the snapshot is gone");
                     snapshot::finish_table(progress, &self.cx.gauges);
@@ -251,14 +251,14 @@ impl BinlogSourceTask {
         let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
         match run.waits_for() {
             Some(high) if self.heard && here >= *high => {
-                self.reader.control.want(false);
+                self.reader.control.want(None);
                 match run.release()? {
                     Some(chunk) => self.deliver_rows(chunk).map(Some),
                     None => Ok(None),
                 }
             }
-            Some(_) => {
-                self.reader.control.want(true);
+            Some(high) => {
+                self.reader.control.want(Some(high));
                 Ok(None)
             }
             None => Ok(None),
@@ -270,6 +270,13 @@ impl BinlogSourceTask {
         let begins_snapshot = !progress.begun;
         let ends_snapshot = progress.todo.len() == 1;
         snapshot::advance(progress, &chunk, &self.cx.gauges);
+        if let Some(run) = &self.snapshot {
+            snapshot::look_behind_the_end(progress, &run.touched);
+        }
+        if self.heard {
+            // On a server where nothing else happens no batch comes to do this.
+            snapshot::forget_seen(progress, &BinlogPosition::new(self.offset.file.as_str(), self.offset.pos));
+        }
         if progress.todo.is_empty() && progress.seen.is_empty() {
             self.offset.snapshot = None;
             self.snapshot = None;
@@ -291,8 +298,9 @@ impl BinlogSourceTask {
         raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
     ) -> Result<SourceBatch, ConnectorError> {
-        if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
+        if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             run.touched.record(&raw, &tables, &progress.todo)?;
+            snapshot::look_behind_the_end(progress, &run.touched);
         }
         let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
         let unread = |plan: &TablePlan| {
@@ -303,7 +311,7 @@ impl BinlogSourceTask {
         self.offset.set_position(&raw.position);
         self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
-            progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > raw.position.at);
+            snapshot::forget_seen(progress, &raw.position.at);
             if progress.todo.is_empty() && progress.seen.is_empty() {
                 self.offset.snapshot = None;
             }
@@ -450,15 +458,19 @@ impl TablePlans {
         &mut self,
         database: &str,
         table: &str,
-        last_key: Option<&[String]>,
+        progress: &SnapshotProgress,
         plan: &SourcePlan,
     ) -> Result<Option<ChunkRequest>, ConnectorError> {
         let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
         let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
-        let select = chunk::select_from(&of);
-        let select =
-            if chunk::is_chunkable(&of) { chunk::in_key_order(&select, &of, last_key) } else { select };
-        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first: last_key.is_none() }))
+        let rows = chunk::select_from(&of);
+        let (select, last_row) = if chunk::is_chunkable(&of) {
+            (chunk::in_key_order(&rows, &of, progress), Some(chunk::last_row(&rows, &of)))
+        } else {
+            (rows, None)
+        };
+        let first = progress.last_key.is_none();
+        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first, last_row: last_row.filter(|_| first) }))
     }
 
     /// Asks the catalog about a table, over a connection that is made anew when it was lost.

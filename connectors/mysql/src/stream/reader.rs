@@ -2,15 +2,15 @@
 //!
 //! What it guarantees:
 //! - nothing is read before the server was checked to hold everything after our position ([`crate::setup`]), on this very connection;
-//! - batches end when they are large enough, or when nothing more is there to read and the task is waiting, so an idle stream adds
-//!   no latency;
+//! - batches end when they are large enough, or when the task is waiting and nothing more is there to read or they have become old,
+//!   so that neither an idle stream nor one that is busy with what is not captured adds latency, or keeps the position from moving;
 //! - a server that is silent for much longer than its heartbeats is given up. The server, for its part, is told to be patient
 //!   with a reader whose queue is full.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,9 @@ use crate::{
 
 /// An idle stream's position moves this often.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes wait no longer than this for their batch to fill while the task has nothing to do: among much that is not captured it may
+/// never fill.
+const CHANGES_INTERVAL: Duration = Duration::from_millis(20);
 /// Silence after which the server is given up, at the least.
 const SILENCE_MIN: Duration = Duration::from_secs(60);
 /// How long the server lets us read nothing (`net_write_timeout`), in seconds.
@@ -74,7 +77,7 @@ const STOP: u8 = 1;
 /// What the task tells the reader.
 #[derive(Debug, Default)]
 pub struct Control {
-    wanted: AtomicBool,
+    wanted: Mutex<Option<BinlogPosition>>,
     received: AtomicU64,
     stop: AtomicU8,
     position: Mutex<Option<BinlogPosition>>,
@@ -82,11 +85,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Somebody waits for the stream's position to move, even if nothing else happens.
-    pub fn want(&self, wanted: bool) {
-        if self.wanted.swap(wanted, Ordering::SeqCst) != wanted {
+    /// Somebody waits for the stream to reach a position, even if nothing that is captured happens until there.
+    pub fn want(&self, position: Option<&BinlogPosition>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.as_ref() != position {
+            *wanted = position.cloned();
             self.wake.notify_one();
         }
+    }
+    fn is_wanted(&self, reached: &BinlogPosition) -> bool {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.as_ref().is_some_and(|wanted| reached >= wanted)
     }
     /// Bytes received so far.
     #[must_use]
@@ -341,8 +350,8 @@ impl<'a> Stream<'a> {
 
     async fn run(&mut self) -> Result<(), ConnectorError> {
         loop {
-            let full = self.take_events()?;
-            let step = if full { self.hand_over().await? } else { self.read().await? };
+            let due = self.take_events()? || self.is_overdue();
+            let step = if due { self.hand_over().await? } else { self.read().await? };
             if step == Step::Stop || self.control.stop.load(Ordering::SeqCst) != RUN {
                 self.connection.quit().await;
                 return Ok(());
@@ -370,6 +379,19 @@ impl<'a> Stream<'a> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether the task waits for what is here, though more comes without a pause.
+    fn is_overdue(&self) -> bool {
+        let age = self.last_position.elapsed();
+        let due = (self.assembler.has_changes() && age >= CHANGES_INTERVAL) || self.position_due(age);
+        due && self.sender.is_empty()
+    }
+
+    /// Whether a position without changes is worth a batch.
+    fn position_due(&self, age: Duration) -> bool {
+        let complete = self.assembler.complete();
+        *complete != self.handed && (age >= POSITION_INTERVAL || self.control.is_wanted(complete))
     }
 
     /// Hands the batch over, waiting for room.
@@ -416,8 +438,7 @@ impl<'a> Stream<'a> {
     /// Nothing is there to read.
     async fn idle(&mut self) -> Result<Step, ConnectorError> {
         let moved = *self.assembler.complete() != self.handed;
-        let wanted = self.control.wanted.load(Ordering::SeqCst);
-        let position_due = moved && (wanted || self.last_position.elapsed() >= POSITION_INTERVAL);
+        let position_due = self.position_due(self.last_position.elapsed());
         let lingers = self.busy && self.last_position.elapsed() < WINDOW;
         let changes_due = self.assembler.has_changes() && !lingers;
         if self.sender.is_empty() && (changes_due || position_due) {
