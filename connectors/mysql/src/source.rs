@@ -27,7 +27,7 @@ use crate::{
     },
     source_config::{SnapshotMode, SourceConfig, SourcePlan},
     stream::{
-        assemble::{RawBatch, StreamTable},
+        batch::{RawBatch, StreamTable},
         changes::{SourceNames, StreamChanges},
         position::BinlogPosition,
         reader::{Reader, StreamPlan},

@@ -319,7 +319,11 @@ pub struct TableFilter {
 }
 
 impl TableFilter {
-    fn new(config: &TablesConfig) -> Result<Self, String> {
+    /// Reads the patterns.
+    ///
+    /// # Errors
+    /// None is included, or one is not `database.table`.
+    pub fn new(config: &TablesConfig) -> Result<Self, String> {
         if config.include.is_empty() {
             return Err("include must name at least one table, such as `shop.*`".to_owned());
         }

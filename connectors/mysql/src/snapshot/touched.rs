@@ -10,7 +10,7 @@ use rowstream_api::{ConnectorError, RowView, ValueRef};
 use super::visibility::{TransactionId, Visible};
 use crate::{
     stream::{
-        assemble::{EntryKind, RawBatch},
+        batch::{EntryKind, RawBatch},
         changes::{Cells, images, is_incomplete},
     },
     table::TablePlan,
