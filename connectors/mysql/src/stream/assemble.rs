@@ -69,6 +69,8 @@ pub struct Assembler {
     /// The transaction that was cut, until it comes.
     awaited: Option<Partial>,
     held: HeldTransactions,
+    /// The transaction whose decision could not be taken in, because nobody knows its rows.
+    unknown: Option<String>,
     payload: Option<compressed::PayloadEvents>,
 }
 impl Assembler {
@@ -87,6 +89,7 @@ impl Assembler {
             gtids: from.gtids,
             awaited: from.partial,
             held: HeldTransactions::default(),
+            unknown: None,
             payload: None,
         }
     }

@@ -23,7 +23,8 @@ use tokio::{
 
 use super::{
     assemble::Assembler,
-    position::{BinlogPosition, Position, Prepared},
+    lookup,
+    position::{BinlogPosition, Position},
     queue::{self, Receiver, Sender},
 };
 use crate::{
@@ -195,7 +196,10 @@ fn run_thread(
 }
 
 /// Prepares the session and begins the stream at `from`.
-async fn dump(
+///
+/// # Errors
+/// The server's.
+pub(super) async fn dump(
     plan: &StreamPlan,
     connection: &mut BinlogConnection,
     from: &Position,
@@ -222,7 +226,9 @@ async fn dump(
         }
         GtidState::Off => dump_at(plan.server_id, &from.at)?,
     };
-    connection.register(plan.server_id).await.attempting(|| "register as a replica".into())?;
+    if plan.server_id != 0 {
+        connection.register(plan.server_id).await.attempting(|| "register as a replica".into())?;
+    }
     connection.begin_dump(&command).await
 }
 
@@ -235,42 +241,6 @@ fn dump_at(server_id: u32, at: &BinlogPosition) -> Result<Vec<u8>, ConnectorErro
         .remedy("turn on GTIDs, which have no such bound")
     })?;
     Ok(dump_from_position(server_id, &at.file, offset))
-}
-
-/// Reads a prepared transaction again, from where it begins.
-async fn fetch_prepared(plan: &StreamPlan, prepared: &Prepared) -> Result<Assembler, ConnectorError> {
-    let attempt = async {
-        let mut connection = BinlogConnection::connect(&plan.connection).await?;
-        let from = Position {
-            at: prepared.begins.clone(),
-            gtids: GtidState::Off,
-            partial: None,
-            prepared: Vec::new(),
-        };
-        dump(plan, &mut connection, &from).await?;
-        let mut assembler = Assembler::new(from, plan.tables.clone());
-        while !assembler.holds(&prepared.name) {
-            while let Some(framed) = connection.front()? {
-                match connection.received(framed)? {
-                    Received::Event(event) => assembler.event(event)?,
-                    Received::End => return Err(ended()),
-                }
-                connection.consume(framed);
-                while assembler.is_unpacking() {
-                    assembler.step()?;
-                }
-                if assembler.holds(&prepared.name) {
-                    return Ok(assembler);
-                }
-            }
-            connection.read_more().await?;
-        }
-        Ok(assembler)
-    };
-    tokio::time::timeout(SILENCE_MIN, attempt)
-        .await
-        .unwrap_or_else(|_| Err(ConnectorError::transient("MYSQL_CONNECTION", "no answer")))
-        .attempting(|| format!("read the prepared XA transaction {} again", prepared.name))
 }
 
 fn ended() -> ConnectorError {
@@ -311,7 +281,7 @@ impl<'a> Stream<'a> {
         let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone());
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
-                assembler.adopt(fetch_prepared(plan, prepared).await?);
+                assembler.adopt(lookup::fetch(plan, prepared).await?);
             }
         }
         dump(plan, &mut connection, &plan.from).await?;
@@ -350,7 +320,7 @@ impl<'a> Stream<'a> {
 
     async fn run(&mut self) -> Result<(), ConnectorError> {
         loop {
-            let due = self.take_events()? || self.is_overdue();
+            let due = self.take_events().await? || self.is_overdue();
             let step = if due { self.hand_over().await? } else { self.read().await? };
             if step == Step::Stop || self.control.stop.load(Ordering::SeqCst) != RUN {
                 self.connection.quit().await;
@@ -360,7 +330,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes in what was received; answers whether the batch is full.
-    fn take_events(&mut self) -> Result<bool, ConnectorError> {
+    async fn take_events(&mut self) -> Result<bool, ConnectorError> {
         loop {
             while self.assembler.is_unpacking() {
                 self.assembler.step()?;
@@ -370,7 +340,18 @@ impl<'a> Stream<'a> {
             }
             let Some(framed) = self.connection.front()? else { return Ok(false) };
             match self.connection.received(framed) {
-                Ok(Received::Event(event)) => self.assembler.event(event)?,
+                Ok(Received::Event(event)) => {
+                    let taken = self.assembler.event(event);
+                    match (taken, self.assembler.take_unknown()) {
+                        (Err(error), Some(name)) => {
+                            let found = lookup::find(self.plan, &name, self.assembler.complete()).await?;
+                            let prepared = found.ok_or(error)?;
+                            self.assembler.adopt(lookup::fetch(self.plan, &prepared).await?);
+                            self.assembler.event(event)?;
+                        }
+                        (taken, _) => taken?,
+                    }
+                }
                 Ok(Received::End) => return Err(ended()),
                 Err(error) => return Err(setup::cannot_start(self.plan, error)),
             }

@@ -6,7 +6,10 @@ use super::{Assembler, Open, transaction_index};
 use crate::{
     stream::batch::{Entry, HeldRows, Transaction, index_of},
     transport::connection::malformed,
-    wire::{DecodeError, event, gtid::GtidState},
+    wire::{
+        DecodeError, event,
+        gtid::{Gtid, GtidState},
+    },
 };
 
 impl Assembler {
@@ -38,11 +41,12 @@ impl Assembler {
 
     pub(super) fn xa_commit(&mut self, name: &str) -> Result<(), ConnectorError> {
         let Some(held) = self.held.take(name) else {
+            self.unknown = Some(name.to_owned());
             return Err(ConnectorError::fatal(
                 "MYSQL_XA_UNKNOWN",
                 format!(
-                    "the XA transaction {name}, committed at {}, was prepared before the connector's first position: its \
-                     rows are not known",
+                    "the XA transaction {name}, committed at {}, was prepared in a part of the binlog that the server does not \
+                     have any more: its rows are not known",
                     self.next
                 ),
             )
@@ -51,11 +55,22 @@ impl Assembler {
         if let Some(open) = &mut self.open {
             release(&mut self.batch, &mut self.transactions, open, held.rows)?;
         }
-        if let Some(gtid) = &held.gtid {
+        self.decided(held.gtid.as_ref());
+        Ok(())
+    }
+
+    /// The open transaction was the decision of a prepared one, which only MySQL's set still lacks.
+    pub(super) fn decided(&mut self, prepared: Option<&Gtid>) {
+        if let (GtidState::Set(_), Some(gtid)) = (&self.gtids, prepared) {
             self.gtids.insert(gtid);
         }
         self.end();
-        Ok(())
+    }
+
+    /// After an error: the XA transaction whose rows must be adopted before the same event is taken in again.
+    #[must_use]
+    pub fn take_unknown(&mut self) -> Option<String> {
+        self.unknown.take()
     }
 
     /// Gives a prepared transaction back that was held before a restart.

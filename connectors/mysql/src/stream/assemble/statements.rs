@@ -66,10 +66,8 @@ impl Assembler {
             }
             Statement::XaCommit(name) => self.xa_commit(&name),
             Statement::XaRollback(name) => {
-                if let Some(Some(gtid)) = self.held.take(&name).map(|held| held.gtid) {
-                    self.gtids.insert(&gtid);
-                }
-                self.end();
+                let prepared = self.held.take(&name).and_then(|held| held.gtid);
+                self.decided(prepared.as_ref());
                 Ok(())
             }
             Statement::Truncate(named, table) => {
