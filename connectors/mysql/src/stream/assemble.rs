@@ -12,6 +12,8 @@ mod decisions;
 mod rows;
 mod statements;
 
+pub(super) use statements::unpack_query;
+
 use std::{collections::HashMap, sync::Arc};
 
 use rowstream_api::ConnectorError;
@@ -69,6 +71,8 @@ pub struct Assembler {
     /// The transaction that was cut, until it comes.
     awaited: Option<Partial>,
     held: HeldTransactions,
+    /// Statements that define something, so far.
+    definitions: u64,
     /// The transaction whose decision could not be taken in, because nobody knows its rows.
     unknown: Option<String>,
     payload: Option<compressed::PayloadEvents>,
@@ -89,6 +93,7 @@ impl Assembler {
             gtids: from.gtids,
             awaited: from.partial,
             held: HeldTransactions::default(),
+            definitions: 0,
             unknown: None,
             payload: None,
         }
@@ -282,7 +287,7 @@ impl Assembler {
             }
             kind::QUERY => self.statement(body, offset, header),
             kind::MARIA_QUERY_COMPRESSED => {
-                let unpacked = statements::unpack_query(body).map_err(malformed)?;
+                let unpacked = unpack_query(body).map_err(malformed)?;
                 self.statement(&unpacked, offset, header)
             }
             kind::XID => {

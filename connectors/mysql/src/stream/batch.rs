@@ -22,6 +22,10 @@ pub struct StreamTable {
     pub shape: TableShape,
     /// How long its columns' values are.
     pub widths: Vec<Width>,
+    /// Where it was described: no statement that defines something is between there and its first row.
+    pub begins: BinlogPosition,
+    /// How many statements that define something the stream had met: without names, the shape holds for this many only.
+    pub version: u64,
 }
 
 /// What a row of a batch is.

@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 use rowstream_api::{Attempting, ConnectorError};
 
 use super::{
-    assemble::Assembler,
+    assemble::{Assembler, unpack_query},
     position::{BinlogPosition, Position, Prepared},
     reader::{StreamPlan, dump},
 };
@@ -126,6 +126,73 @@ async fn find_in(
         }
         within(connection.read_more()).await?;
     }
+}
+
+/// The first statement between two places of which `matches` is true of the text.
+///
+/// # Errors
+/// The server's.
+pub async fn statement_between(
+    plan: &StreamPlan,
+    from: &BinlogPosition,
+    to: &BinlogPosition,
+    matches: impl Fn(&[u8]) -> bool,
+) -> Result<Option<BinlogPosition>, ConnectorError> {
+    if from >= to {
+        return Ok(None);
+    }
+    let attempt = async {
+        let (mut connection, _) = read_from(plan, from.clone()).await?;
+        let (mut at, mut checksums) = (from.clone(), Checksums::Crc32);
+        loop {
+            while let Some(framed) = connection.front()? {
+                let Received::Event(bytes) = connection.received(framed)? else {
+                    return Ok::<_, ConnectorError>(None);
+                };
+                if let Some(text) = statement(bytes, &mut at, &mut checksums).map_err(malformed)?
+                    && matches(&text)
+                {
+                    return Ok(Some(at));
+                }
+                if at >= *to {
+                    return Ok(None);
+                }
+                connection.consume(framed);
+            }
+            within(connection.read_more()).await?;
+        }
+    };
+    attempt.await.attempting(|| format!("look for statements between {from} and {to}"))
+}
+
+/// The text of an event that is a statement; moves `at` to the event's end.
+fn statement(
+    bytes: &[u8],
+    at: &mut BinlogPosition,
+    checksums: &mut Checksums,
+) -> Result<Option<Vec<u8>>, DecodeError> {
+    let (header, _) = Header::decode(bytes)?;
+    if header.kind == kind::FORMAT_DESCRIPTION {
+        *checksums = event::format_description(bytes)?;
+        return Ok(None);
+    }
+    let body = checksums.strip(bytes)?.get(HEADER_BYTES..).ok_or(DecodeError::Truncated("an event"))?;
+    if header.kind == kind::ROTATE {
+        let (file, offset) = event::rotate(body)?;
+        *at = BinlogPosition::new(file, offset);
+        return Ok(None);
+    }
+    if header.end != 0 {
+        at.offset = at.offset.max(header.end.into());
+    }
+    Ok(match header.kind {
+        kind::QUERY => Some(event::query(body)?.text.to_vec()),
+        kind::MARIA_QUERY_COMPRESSED => {
+            let unpacked = unpack_query(body)?;
+            Some(event::query(&unpacked)?.text.to_vec())
+        }
+        _ => None,
+    })
 }
 
 /// Looks for a preparation without taking rows apart.

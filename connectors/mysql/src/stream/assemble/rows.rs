@@ -19,12 +19,19 @@ use crate::{
 impl Assembler {
     pub(super) fn table_map(&mut self, body: &[u8]) -> Result<(), ConnectorError> {
         let (id, database, table) = table_map::names(body).map_err(malformed)?;
-        if self.tables.get(&id).is_some_and(|known| known.body == body) {
+        let is_current = |known: &KnownTable| {
+            let table = known.table.as_ref().filter(|_| known.captured);
+            table.is_none_or(|t| t.version == self.definitions || t.shape.is_named())
+        };
+        if self.tables.get(&id).is_some_and(|known| known.body == body && is_current(known)) {
             return Ok(());
         }
         let captured = self.filter.matches(database, table);
         let table = match table_map::decode(body) {
-            Ok(shape) => Some(Arc::new(StreamTable { widths: rows::widths(&shape), shape })),
+            Ok(shape) => {
+                let (begins, version) = (self.next.clone(), self.definitions);
+                Some(Arc::new(StreamTable { widths: rows::widths(&shape), shape, begins, version }))
+            }
             Err(_) if !captured => None,
             Err(error) => {
                 return Err(

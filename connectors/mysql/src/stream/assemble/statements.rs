@@ -82,6 +82,7 @@ impl Assembler {
                 Ok(())
             }
             Statement::Other => {
+                self.definitions += 1;
                 self.end_unless_begun();
                 Ok(())
             }
@@ -119,7 +120,12 @@ impl Assembler {
             columns: Vec::new(),
             key: Vec::new(),
         };
-        let stream_table = Arc::new(StreamTable { shape, widths: Vec::new() });
+        let stream_table = Arc::new(StreamTable {
+            shape,
+            widths: Vec::new(),
+            begins: self.next.clone(),
+            version: self.definitions,
+        });
         let transaction = transaction_index(&mut self.transactions, open)?;
         let info = RowsInfo {
             table: self.batch.table(&stream_table)?,
@@ -161,7 +167,7 @@ impl Assembler {
 }
 
 /// A compressed statement: the text is packed, what stands before it is not.
-pub(super) fn unpack_query(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+pub(in crate::stream) fn unpack_query(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let query = event::query(body)?;
     let head = body.len() - query.text.len();
     let mut unpacked = body.get(..head).unwrap_or_default().to_vec();
