@@ -12,11 +12,12 @@ EXAMPLES = [ROOT / "config/examples" / name / "connectors.d" for name in ("shop"
 TABLES = {"stock": ["sku", "place", "quantity", "price", "version"], "sales": ["id", "sku", "quantity", "version"]}
 KEYS = {"stock": ["sku"], "sales": ["id"]}
 SCHEMA = """
-CREATE TABLE outlet.stock (sku varchar(20) PRIMARY KEY, place enum('shelf','cellar') NOT NULL, quantity int NOT NULL, price decimal(10,2),
+USE outlet;
+CREATE TABLE stock (sku varchar(20) PRIMARY KEY, place enum('shelf','cellar') NOT NULL, quantity int NOT NULL, price decimal(10,2),
     version int NOT NULL DEFAULT 1);
-CREATE TABLE outlet.sales (id bigint PRIMARY KEY AUTO_INCREMENT, sku varchar(20) NOT NULL, quantity smallint unsigned NOT NULL,
+CREATE TABLE sales (id bigint PRIMARY KEY AUTO_INCREMENT, sku varchar(20) NOT NULL, quantity smallint unsigned NOT NULL,
     sold_at datetime(6) NOT NULL DEFAULT now(6), version int NOT NULL DEFAULT 1);
-INSERT INTO outlet.stock (sku, place, quantity, price) SELECT CONCAT('sku-', seq), IF(seq % 4, 'shelf', 'cellar'), seq, seq / 8 FROM seq_1_to_500;
+INSERT INTO stock (sku, place, quantity, price) SELECT CONCAT('sku-', seq), IF(seq % 4, 'shelf', 'cellar'), seq, seq / 8 FROM seq_1_to_500;
 """
 
 
