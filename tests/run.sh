@@ -7,7 +7,6 @@
 #   ROWSTREAM_TEST_MYSQL     (default mysql-9.7)
 #   ROWSTREAM_TEST_MARIADB   (default mariadb-11.8; see tests/services/mysql.sh)
 #   ROWSTREAM_TEST_KAFKA_KILLS=yes  the kill loop of worker and broker too (minutes)
-#   ROWSTREAM_TEST_MYSQL_SNAPSHOTS=yes  two snapshot tests of MySQL that take minutes on a slow disk
 #   ROWSTREAM_PACKAGES=no    never install a package of the machine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

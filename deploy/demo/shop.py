@@ -21,13 +21,15 @@ import time
 import urllib.error
 import urllib.request
 
+import outlet as second
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLES = {
     "customers": "id, name, email, orders, version",
     "orders": "id, customer_id, status, total, placed_at, version",
     "order_items": "order_id, line, sku, quantity, price, version",
 }
-KEYS = {"customers": ["id"], "orders": ["id"], "order_items": ["order_id", "line"]}
+KEYS = {"customers": ["id"], "orders": ["id"], "order_items": ["order_id", "line"], **second.KEYS}
 SCHEMA = """
 CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, email text, orders int NOT NULL DEFAULT 0, version int NOT NULL DEFAULT 1);
 CREATE TABLE orders (id bigserial PRIMARY KEY, customer_id int NOT NULL, status text NOT NULL, total numeric(12,2) NOT NULL DEFAULT 0,
@@ -272,7 +274,7 @@ def fold(table, records, problems):
     return rows
 
 
-def compare(psql, daemon, receiver):
+def compare(psql, daemon, receiver, outlet):
     problems, lines, events = list(receiver.problems), [], 0
     places = set()
     for table, columns in TABLES.items():
@@ -305,6 +307,11 @@ def compare(psql, daemon, receiver):
     print(f"\n{'table':<14}{'shop rows':>11}{'by topic':>11}{'warehouse':>11}{'events':>11}{'webhooks':>11}")
     for line in lines:
         print(f"{line[0]:<14}" + "".join(f"{number:>11,}" for number in line[1:]))
+    outlets, differences = outlet.compare(psql, daemon, fold, alike)
+    problems += differences
+    print(f"\n{'table':<14}{'outlet rows':>11}{'by topic':>11}{'warehouse':>11}{'events':>11}   (MariaDB)")
+    for line in outlets:
+        print(f"{line[0]:<14}" + "".join(f"{number:>11,}" for number in line[1:]))
     print(f"\n{receiver.requests:,} webhook requests for {events:,} events; {receiver.requests - events:,} were repetitions, under the same id")
     for problem in problems[:20]:
         print("  DIFFERENT:", problem)
@@ -314,14 +321,14 @@ def compare(psql, daemon, receiver):
     return not problems
 
 
-def until_settled(psql, daemon, receiver):
-    """The sinks have everything when the warehouse equals the shop and each event was accepted."""
+def until_settled(psql, daemon, receiver, outlet):
+    """The sinks have everything when the warehouse equals shop and outlet, and each event was accepted."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         try:
             count = "SELECT " + " + ".join(f"(SELECT count(*) + coalesce(sum(version), 0) FROM {t})" for t in TABLES)
             same = psql.run("shop", count) == psql.run("warehouse", count)
-            if same:
+            if same and outlet.settled(psql):
                 events = sum(1 for t in TABLES for r in daemon.records(f"shop.public.{t}") if r["value"] is not None)
                 if len(receiver.accepted) >= events:
                     return
@@ -339,6 +346,7 @@ Look at it:
   curl {daemon.url}/metrics                           Prometheus
   curl {daemon.url}/subjects                          Confluent's schema registry
   {daemon.binary} topics read shop.public.orders --url {daemon.url} --follow
+  {daemon.binary} topics read outlet.outlet.sales --url {daemon.url} --follow     the outlet's, from MariaDB
   {daemon.binary} status --url {daemon.url}
   tail -f {daemon.log}
   ROWSTREAM_SERVICES={os.environ['ROWSTREAM_SERVICES']} sh tests/services/postgres.sh 15 client psql warehouse       the copy; `psql shop` is the original
@@ -355,7 +363,7 @@ def progress(workload, daemon, receiver, kills):
           + (f"   {kills} kills" if kills else ""), flush=True)
 
 
-def check(psql, daemon, receiver, workload):
+def check(psql, daemon, receiver, workload, outlet):
     chance = random.Random()
     for kill in range(1, KILLS + 1):
         time.sleep(chance.uniform(0.3, 3.0))
@@ -366,37 +374,44 @@ def check(psql, daemon, receiver, workload):
     daemon.wait()
     time.sleep(2)
     workload.stop()
+    outlet.stop()
     print(f"\nThe workload ended after {workload.transactions:,} transactions and {KILLS} SIGKILLs. Waiting until all is delivered …", flush=True)
-    until_settled(psql, daemon, receiver)
-    return compare(psql, daemon, receiver)
+    until_settled(psql, daemon, receiver, outlet)
+    return compare(psql, daemon, receiver, outlet)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
     parser.add_argument("--postgres", required=True)
+    parser.add_argument("--mariadb", required=True)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     # Ctrl-C and a polite kill end it the same way: through `finally`.
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     psql, daemon, workload, agreed = Psql(), None, None, not arguments.check
+    outlet = second.Outlet()
     directory = pathlib.Path(tempfile.mkdtemp(prefix="rowstream-demo-"))
     password, secret = secrets.token_hex(16), "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     try:
         set_up(psql, password)
+        outlet.set_up(password)
         receiver = Receiver(secret)
         port = arguments.postgres.rsplit(":", 1)[1].split("/")[0]
         daemon = Daemon(arguments.binary, directory, {"SHOP_PORT": port, "SHOP_PASSWORD": password, "RECEIVER_URL": receiver.url,
-                                                      "RECEIVER_SECRET": secret})
+                                                      "RECEIVER_SECRET": secret, "OUTLET_PASSWORD": password,
+                                                      "OUTLET_PORT": arguments.mariadb.rsplit(":", 1)[1].strip("/"),
+                                                      "ROWSTREAM_CONNECTORS": str(second.connectors(directory))})
         print("$ rowstream validate --config config/examples/shop/worker.yaml", flush=True)
         daemon.validate().check_returncode()
         print("$ rowstream run --config config/examples/shop/worker.yaml", flush=True)
         daemon.start()
         daemon.wait()
         workload = Workload(psql)
+        outlet.start()
         look_at(daemon, directory)
         if arguments.check:
-            agreed = check(psql, daemon, receiver, workload)
+            agreed = check(psql, daemon, receiver, workload, outlet)
         while not arguments.check:
             time.sleep(2)
             progress(workload, daemon, receiver, 0)
@@ -407,6 +422,7 @@ def main():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if workload:
             workload.stop()
+        outlet.stop()
         if daemon:
             daemon.stop()
         tear_down(psql)

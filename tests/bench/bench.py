@@ -1,7 +1,8 @@
 """The benchmarks behind tests/bench/run.sh. Standard library only.
 
-Every figure comes with its reference from the same run, on the same data: the bare protocol drain (`pg_recvlogical` to /dev/null) for the
-source, `COPY` of the same rows for the PostgreSQL sink, prepared multi-row upserts without offsets for the MySQL sink. Absolute figures of a shared machine mean little; ratios do.
+Every figure comes with its reference from the same run, on the same data: for a source its server's own protocol drain to /dev/null
+(`pg_recvlogical`, `mysqlbinlog`, `mariadb-binlog`), `COPY` of the same rows for the PostgreSQL sink, prepared multi-row upserts without
+offsets for the MySQL sink. Absolute figures of a shared machine mean little; ratios do.
 """
 
 import argparse
@@ -31,8 +32,33 @@ ROW = """i, (i::bigint * 7919 % 100000)::int, (i % 1000000) / 100.0, i % 3 = 0, 
 MYSQL_COLUMNS = """id bigint PRIMARY KEY, customer int NOT NULL, amount decimal(12,2), paid boolean, score double, placed datetime(6), day date,
     status longtext, note longtext, payload longtext"""
 MYSQL_ROWS = "SELECT id, customer, amount, paid::int, score, placed AT TIME ZONE 'UTC', day, status, note, payload FROM orders ORDER BY id"
+MYSQL_ROW = """{0}, {0} * 7919 % 100000, ({0} % 1000000) / 100, {0} % 3 = 0, {0} / 7e0, '2026-01-01' + INTERVAL {0} SECOND,
+    '2026-01-01' + INTERVAL {0} % 1000 DAY, CONCAT('status ', {0} % 7), CONCAT('a note about order ', {0}), REPEAT(LEFT(SHA2({0}, 256), 32), 3)"""
+MYSQL_FILL = f"""CREATE PROCEDURE fill(total BIGINT, at_once BIGINT)
+BEGIN
+    DECLARE i BIGINT DEFAULT 1;
+    CREATE TABLE numbers (n BIGINT) AS WITH RECURSIVE counted AS
+        (SELECT 0 AS n UNION ALL SELECT n + 1 FROM counted WHERE n + 1 < at_once) SELECT n FROM counted;
+    WHILE i <= total DO
+        IF at_once = 1 THEN INSERT INTO orders VALUES ({MYSQL_ROW.format("i")});
+        ELSE INSERT INTO orders SELECT {MYSQL_ROW.format("(i + n)")} FROM numbers;
+        END IF;
+        SET i = i + at_once;
+    END WHILE;
+END"""
+MYSQL_TRICKLE = """CREATE PROCEDURE trickle(first BIGINT, step BIGINT, seconds INT)
+BEGIN
+    DECLARE i BIGINT DEFAULT first;
+    DECLARE until DATETIME(6) DEFAULT SYSDATE(6) + INTERVAL seconds SECOND;
+    WHILE SYSDATE(6) < until DO
+        INSERT INTO orders VALUES (i, 1, 1.5, TRUE, 0.5, UTC_TIMESTAMP(6), '2026-01-01', 'status', 'a note', REPEAT('payload', 12));
+        SET i = i + step;
+        DO SLEEP(0.0035);
+    END WHILE;
+END"""
 # What the issue asks for, beside each figure.
-TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3, "mysql-sink-upsert": 0.6}
+TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3, "mysql-stream-small": 2, "mysql-stream-bulk": 2,
+           "mariadb-stream-small": 2, "mysql-sink-upsert": 0.6}
 RSS_TARGET_MIB, IDLE_RSS_TARGET_MIB = 64, 25
 
 
@@ -93,12 +119,12 @@ def cpu_seconds(pid):
 
 
 class MySqlServer:
-    """A MySQL of its own beside the shared one, from the same unpacked tree, as durable as it comes."""
+    """A MySQL or MariaDB of its own beside the shared one, from the same unpacked tree, as durable as it comes."""
 
-    name = "mysql-9.7@bench"
-
-    def __init__(self):
-        url = self.script("up", "--innodb-buffer-pool-size=1G", "--innodb-redo-log-capacity=2G")
+    def __init__(self, flavour="mysql"):
+        self.flavour, self.name = flavour, {"mysql": "mysql-9.7@bench", "mariadb": "mariadb-11.8@bench"}[flavour]
+        redo = {"mysql": "--innodb-redo-log-capacity=2G", "mariadb": "--innodb-log-file-size=2G"}[flavour]
+        url = self.script("up", "--innodb-buffer-pool-size=1G", redo, "--max-binlog-size=1G")
         self.port = int(url.strip().rsplit(":", 1)[1].rstrip("/"))
 
     def script(self, *arguments):
@@ -108,7 +134,20 @@ class MySqlServer:
         return done.stdout
 
     def sql(self, sql):
-        return self.script("client", "mysql", "--batch", "--skip-column-names", "-e", sql).strip()
+        return self.script("client", self.flavour, "--batch", "--skip-column-names", "-e", sql).strip()
+
+    def run(self, database, sql):
+        """Like sql, for what holds `;` in a procedure's body."""
+        done = subprocess.run(["sh", ROOT / "tests/services/mysql.sh", self.name, "client", self.flavour, "--delimiter=//", database],
+                              input=sql, text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"{sql}: {done.stderr}")
+
+    def drain(self, first_file):
+        """Reads the binlog from a file's beginning on, as its own tool does."""
+        tool = {"mysql": "mysqlbinlog", "mariadb": "mariadb-binlog"}[self.flavour]
+        subprocess.run(["sh", ROOT / "tests/services/mysql.sh", self.name, "client", tool, "--read-from-remote-server", "--to-last-log",
+                        first_file], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 class Daemon:
@@ -318,6 +357,93 @@ def kafka_stream(name, options, server):
                   f"{statistics.median(broker):.2f} CPU s/M", reference, cpu, rss)
 
 
+def mysql_source(mysql, database, number):
+    config = {"connection": {"host": "127.0.0.1", "port": mysql.port, "user": "root", "tls": {"mode": "disable"}}, "topic_prefix": "bench",
+              "tables": {"include": [f"{database}.orders"]}, "server_id": 4_000_000 + number, "snapshot": {"mode": "never"}}
+    return {"name": "bench", "connector": f"{mysql.flavour}-source", "config": config}
+
+
+def stands_somewhere(daemon):
+    """Whether the connector has stored a position."""
+    return safely(lambda: "pos" in json.dumps(daemon.get("/connectors/bench/offsets")))
+
+
+def mysql_stream(name, options, _):
+    """A backlog that several daemons stand before, over the same binlog: the server's own tool and rowstream take turns."""
+    mysql, database, daemons = MySqlServer(name.split("-")[0]), "bench_source", []
+    reference, own, cpu, rss = [], [], [], []
+    try:
+        mysql.sql(f"SET GLOBAL sync_binlog = 0; SET GLOBAL innodb_flush_log_at_trx_commit = 0; CREATE DATABASE {database}; "
+                  f"CREATE TABLE {database}.orders ({MYSQL_COLUMNS}); FLUSH BINARY LOGS")
+        first_file = mysql.sql("SHOW BINARY LOGS").splitlines()[-1].split("\t")[0]
+        for run in range(options.runs):
+            daemons.append(Daemon(options.binary, mysql, [mysql_source(mysql, database, run)]))
+            daemons[-1].start()
+            daemons[-1].until("a position is stored", lambda: stands_somewhere(daemons[-1]))
+            daemons[-1].stop()
+        mysql.run(database, MYSQL_FILL)
+        mysql.sql(f"CALL {database}.fill({options.rows}, {1 if name.endswith('small') else 1000})")
+        for daemon in daemons:
+            began = time.monotonic()
+            mysql.drain(first_file)
+            reference.append(options.rows / (time.monotonic() - began))
+            began = time.monotonic()
+            daemon.start()
+            daemon.until("all records are in the topic", lambda: daemon.topic_rows() >= options.rows)
+            own.append(options.rows / (time.monotonic() - began))
+            if daemon.topic_rows() != options.rows:
+                daemon.fail(f"{daemon.topic_rows()} records for {options.rows} rows")
+            cpu.append(daemon.cpu_seconds() * 1e6 / options.rows)
+            rss.append(daemon.peak_mib())
+            daemon.remove()
+            print(f"  {name}: binlog tool {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s, {cpu[-1]:.2f} CPU s/M", file=sys.stderr)
+    finally:
+        for daemon in daemons:
+            daemon.remove()
+        mysql.script("wipe")
+    tool = {"mysql": "mysqlbinlog", "mariadb": "mariadb-binlog"}[mysql.flavour]
+    return result(name, own, f"{tool} --read-from-remote-server to /dev/null", reference, cpu, rss)
+
+
+def mysql_latency(name, options, server):
+    """Single-row commits, about 1,000 a second, from MySQL to PostgreSQL; from the row's own timestamp, taken before the source's commit, to
+    the target's commit."""
+    mysql, database, writers = MySqlServer(), "bench_source", 4
+    server.sql("postgres", "CREATE DATABASE latency_target")
+    daemon = Daemon(options.binary, server, [mysql_source(mysql, database, 0), sink(server, "latency_target")])
+    seconds, runs, written = 10, [], 0
+    try:
+        # How long the source's own disk takes is not the question.
+        mysql.sql(f"SET GLOBAL sync_binlog = 0; SET GLOBAL innodb_flush_log_at_trx_commit = 0; CREATE DATABASE {database}; "
+                  f"CREATE TABLE {database}.orders ({MYSQL_COLUMNS})")
+        mysql.run(database, MYSQL_TRICKLE)
+        daemon.start()
+        daemon.until("a position is stored", lambda: stands_somewhere(daemon))
+        for run in range(options.runs + 1):
+            calls = [f"CALL {database}.trickle({written + 1 + n}, {writers}, {seconds if run else 3})" for n in range(writers)]
+            running = [subprocess.Popen(["sh", ROOT / "tests/services/mysql.sh", mysql.name, "client", "mysql", "-e", call]) for call in calls]
+            if any(process.wait() for process in running):
+                raise RuntimeError("a writer failed")
+            first, written = written, int(mysql.sql(f"SELECT MAX(id) FROM {database}.orders"))
+            count = int(mysql.sql(f"SELECT COUNT(*) FROM {database}.orders"))
+            daemon.until("the target has all", lambda: is_done(server, "latency_target", f"SELECT count(*) >= {count} FROM orders"))
+            if run == 0:
+                continue  # Tables are made, caches are warm.
+            stamps = f"""SELECT (extract(epoch FROM pg_xact_commit_timestamp(xmin)) - extract(epoch FROM placed AT TIME ZONE 'UTC')) * 1000
+                FROM orders WHERE id > {first}"""
+            times = sorted(float(line) for line in server.sql("latency_target", stamps).splitlines())
+            runs.append((times[len(times) // 2], times[len(times) * 99 // 100], len(times) / seconds))
+            print(f"  {name}: p50 {runs[-1][0]:.1f} ms, p99 {runs[-1][1]:.1f} ms at {runs[-1][2]:,.0f} rows/s", file=sys.stderr)
+        rss, cpu = daemon.peak_mib(), daemon.cpu_seconds() * 1e6 / count
+    finally:
+        daemon.remove()
+        mysql.script("wipe")
+        server.sql("postgres", "DROP DATABASE IF EXISTS latency_target WITH (FORCE)")
+    p50, p99, rate = (statistics.median(r[i] for r in runs) for i in range(3))
+    return {"name": name, "rows_per_s": round(rate), "reference": None, "reference_rows_per_s": None, "ratio": None,
+            "cpu_s_per_million": round(cpu, 2), "peak_rss_mib": round(rss, 1), "p50_ms": round(p50, 2), "p99_ms": round(p99, 2)}
+
+
 def upsert(name, options, server):
     """A full topic into an empty table, against COPY of the same rows into the same table."""
     database = "pg_sink_source"
@@ -510,16 +636,17 @@ def verdict(r):
 
 def print_table(results):
     text = lambda number, form: "-" if number is None else format(number, form)
-    print(f"\n{'name':<17}{'ratio':>6} {'rows/s':>10} {'reference':>10} {'CPU s/M':>8} {'peak MiB':>9}  reference is, targets")
+    print(f"\n{'name':<21}{'ratio':>6} {'rows/s':>10} {'reference':>10} {'CPU s/M':>8} {'peak MiB':>9}  reference is, targets")
     for r in results:
-        print(f"{r['name']:<17}{text(r['ratio'], '.2f'):>6} {text(r['rows_per_s'], ',.0f'):>10} {text(r['reference_rows_per_s'], ',.0f'):>10} "
+        print(f"{r['name']:<21}{text(r['ratio'], '.2f'):>6} {text(r['rows_per_s'], ',.0f'):>10} {text(r['reference_rows_per_s'], ',.0f'):>10} "
               f"{text(r['cpu_s_per_million'], '.2f'):>8} {text(r['peak_rss_mib'], '.1f'):>9}  "
               + "; ".join(part for part in (r["reference"], verdict(r)) if part))
 
 
 BENCHES = {
-    "pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "mysql-sink-upsert": mysql_upsert,
-    "pg-kafka-stream": kafka_stream, "latency": latency, "idle": idle,
+    "pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "mysql-stream-small": mysql_stream,
+    "mysql-stream-bulk": mysql_stream, "mariadb-stream-small": mysql_stream, "mysql-sink-upsert": mysql_upsert,
+    "pg-kafka-stream": kafka_stream, "latency": latency, "mysql-latency": mysql_latency, "idle": idle,
 }
 
 

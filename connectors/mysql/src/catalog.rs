@@ -56,15 +56,20 @@ impl Catalog {
         {
             rows.extend(applicable);
         }
+        let collations = rows.into_iter().filter_map(|(id, name)| Some((u32::try_from(id?).ok()?, name?)));
+        Ok(Self::of(flavour, collations))
+    }
+
+    /// Of a server with these collations, each with its charset's name, of whose tables nothing is known yet.
+    #[must_use]
+    pub fn of(flavour: Flavour, collations: impl IntoIterator<Item = (u32, String)>) -> Self {
         let mut catalog =
             Self { flavour, charsets: HashMap::new(), collations: HashMap::new(), columns: HashMap::new() };
-        for (id, name) in rows {
-            if let (Some(Ok(id)), Some(name)) = (id.map(u32::try_from), name) {
-                catalog.charsets.insert(id, name.clone());
-                catalog.collations.entry(name).or_insert(id);
-            }
+        for (id, name) in collations {
+            catalog.charsets.insert(id, name.clone());
+            catalog.collations.entry(name).or_insert(id);
         }
-        Ok(catalog)
+        catalog
     }
 
     /// The charset of a collation; `None` when it is not known or not supported.

@@ -4,12 +4,14 @@
 //! code to class). The source and the sink never see each other.
 //!
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must hold upstream),
-//! [`wire`] (the protocol) and [`transport`] (its connection), [`stream`] (changes), [`snapshot`] (rows that are there already), [`catalog`], [`table`], [`types`] and
+//! [`wire`] (the protocol) and [`transport`] (its connection), [`stream`] (changes), [`snapshot`] (rows that are there already), [`catalog`], [`columns`],
+//! [`tables`], [`table`], [`types`] and
 //! [`mod@tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
 //!
 //! The sink: [`sink_config`] and [`sink`].
 
 pub mod catalog;
+pub mod columns;
 pub mod connection;
 pub mod error;
 pub mod ident;
@@ -24,6 +26,7 @@ pub mod source;
 pub mod source_config;
 pub mod stream;
 pub mod table;
+pub mod tables;
 pub mod transport;
 pub mod tuple;
 pub mod types;

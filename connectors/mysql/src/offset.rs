@@ -72,6 +72,9 @@ pub struct SnapshotProgress {
     /// Key of the last row that was delivered of the first table, as SQL literals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_key: Option<Vec<String>>,
+    /// Key of its last row when its first chunk was read: whatever was inserted behind it since is the stream's to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_key: Option<Vec<String>>,
     /// Whether any row was delivered.
     #[serde(default)]
     pub begun: bool,

@@ -9,7 +9,7 @@ use crate::{
     error::from_mysql,
     ident::QuotedLiteral,
     setup::{self, Problems},
-    source_config::{SnapshotMode, SourcePlan},
+    source_config::{RowMetadata, SnapshotMode, SourcePlan},
 };
 
 /// Looks.
@@ -85,6 +85,9 @@ async fn settings(
     for (name, wanted) in
         [("binlog_format", "ROW"), ("binlog_row_image", "FULL"), ("binlog_row_metadata", "FULL")]
     {
+        if name == "binlog_row_metadata" && plan.row_metadata == RowMetadata::Verified {
+            continue;
+        }
         let found = variable(conn, name).await?;
         if found.as_deref().is_some_and(|value| !value.eq_ignore_ascii_case(wanted)) {
             let found = found.unwrap_or_default();

@@ -115,9 +115,8 @@ pub async fn gtid_executed(conn: &mut Conn) -> Result<Option<GtidSet>, Connector
 /// Where a connector that never ran starts: everything that becomes visible later comes after it.
 ///
 /// # Errors
-/// The server's; `MYSQL_XA_PREPARED`, which heals.
+/// The server's.
 pub async fn first_position(conn: &mut Conn, server: Server) -> Result<Position, ConnectorError> {
-    nothing_prepared(conn).await?;
     let gtids = match server.flavour {
         // Before the position: what is in this set is visible.
         Flavour::MySql => gtid_executed(conn).await?.map_or(GtidState::Off, GtidState::Set),
@@ -138,22 +137,7 @@ pub async fn first_position(conn: &mut Conn, server: Server) -> Result<Position,
             )
         }
     };
-    nothing_prepared(conn).await?;
     Ok(Position { at, gtids, partial: None, prepared: Vec::new() })
-}
-
-/// The rows of a transaction that was prepared before the first position would not be known when it commits: so the first position
-/// is taken when none is. A user who may not look (MySQL asks for `XA_RECOVER_ADMIN`) is told when such a commit comes.
-async fn nothing_prepared(conn: &mut Conn) -> Result<(), ConnectorError> {
-    let prepared = conn.query::<Row, _>("XA RECOVER").await.map_or(0, |rows| rows.len());
-    if prepared == 0 {
-        return Ok(());
-    }
-    let message = format!(
-        "waiting for {prepared} prepared XA transactions to be committed or rolled back before the first start"
-    );
-    Err(ConnectorError::transient("MYSQL_XA_PREPARED", message)
-        .remedy("XA RECOVER; -- lists them: XA COMMIT or XA ROLLBACK each"))
 }
 
 /// Checks, on the connection that will stream, that this server has everything after the plan's position.

@@ -1,7 +1,6 @@
 //! The source connectors: `start` checks what is there, `poll` yields the stream and, beside it, the snapshot.
 
 use std::{
-    collections::HashMap,
     num::NonZeroUsize,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -22,17 +21,18 @@ use crate::{
     preflight, setup,
     snapshot::{
         self, SnapshotRun, Stage,
-        chunk::{self, ChunkRequest, ReadChunk},
+        chunk::{self, ReadChunk},
         rows::SnapshotRows,
     },
     source_config::{SnapshotMode, SourceConfig, SourcePlan},
     stream::{
-        assemble::{RawBatch, StreamTable},
+        batch::RawBatch,
         changes::{SourceNames, StreamChanges},
         position::BinlogPosition,
         reader::{Reader, StreamPlan},
     },
     table::{self, TablePlan},
+    tables::TablePlans,
 };
 
 /// `mysql-source` and `mariadb-source`: one source, which insists on the server that it is named for.
@@ -125,7 +125,7 @@ impl BinlogSourceTask {
             None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
         };
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
-        let reader = Reader::start(StreamPlan {
+        let stream = StreamPlan {
             connection: plan.connection.clone(),
             flavour: server.flavour,
             server_uuid: offset.server_uuid.clone(),
@@ -135,8 +135,8 @@ impl BinlogSourceTask {
             batch_bytes: plan.batch_bytes,
             queue_bytes: plan.queue_bytes,
             heartbeat_interval: plan.heartbeat_interval,
-        })
-        .await?;
+        };
+        let reader = Reader::start(stream.clone()).await?;
         if offset.server_uuid != uuid {
             // Another server of the topology: its files are others. What was seen can't be told any more, and comes twice.
             offset.server_uuid = uuid;
@@ -147,7 +147,7 @@ impl BinlogSourceTask {
         let mut watching = JoinSet::new();
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
-        let tables = TablePlans { by_name: HashMap::new(), catalog, conn: Some(conn) };
+        let tables = TablePlans::new(catalog, (conn, server), stream);
         let position = offset.position()?;
         let snapshot =
             offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
@@ -227,11 +227,11 @@ impl BinlogSourceTask {
         {
             let Some((database, table)) = progress.todo.first() else {
                 self.snapshot = None;
-                self.reader.control.want(false);
+                self.reader.control.want(None);
                 self.cx.gauges.set("snapshot_running", 0.0);
                 return Ok(());
             };
-            match self.tables.request(database, table, progress.last_key.as_deref(), &self.plan).await? {
+            match self.tables.request(database, table, progress, &self.plan).await? {
                 None => {
                     tracing::warn!(database, table, "the table of the snapshot is gone");
                     snapshot::finish_table(progress, &self.cx.gauges);
@@ -251,14 +251,14 @@ impl BinlogSourceTask {
         let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
         match run.waits_for() {
             Some(high) if self.heard && here >= *high => {
-                self.reader.control.want(false);
+                self.reader.control.want(None);
                 match run.release()? {
                     Some(chunk) => self.deliver_rows(chunk).map(Some),
                     None => Ok(None),
                 }
             }
-            Some(_) => {
-                self.reader.control.want(true);
+            Some(high) => {
+                self.reader.control.want(Some(high));
                 Ok(None)
             }
             None => Ok(None),
@@ -270,6 +270,13 @@ impl BinlogSourceTask {
         let begins_snapshot = !progress.begun;
         let ends_snapshot = progress.todo.len() == 1;
         snapshot::advance(progress, &chunk, &self.cx.gauges);
+        if let Some(run) = &self.snapshot {
+            snapshot::look_behind_the_end(progress, &run.touched);
+        }
+        if self.heard {
+            // On a server where nothing else happens no batch comes to do this.
+            snapshot::forget_seen(progress, &BinlogPosition::new(self.offset.file.as_str(), self.offset.pos));
+        }
         if progress.todo.is_empty() && progress.seen.is_empty() {
             self.offset.snapshot = None;
             self.snapshot = None;
@@ -291,8 +298,9 @@ impl BinlogSourceTask {
         raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
     ) -> Result<SourceBatch, ConnectorError> {
-        if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
+        if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             run.touched.record(&raw, &tables, &progress.todo)?;
+            snapshot::look_behind_the_end(progress, &run.touched);
         }
         let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
         let unread = |plan: &TablePlan| {
@@ -303,7 +311,7 @@ impl BinlogSourceTask {
         self.offset.set_position(&raw.position);
         self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
-            progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > raw.position.at);
+            snapshot::forget_seen(progress, &raw.position.at);
             if progress.todo.is_empty() && progress.seen.is_empty() {
                 self.offset.snapshot = None;
             }
@@ -407,80 +415,6 @@ impl SourceTask for BinlogSourceTask {
     async fn close(&mut self) -> Result<(), ConnectorError> {
         self.reader.close().await;
         Ok(())
-    }
-}
-
-/// The plans of the tables at their present shapes.
-pub struct TablePlans {
-    by_name: HashMap<(String, String), Arc<TablePlan>>,
-    catalog: Catalog,
-    conn: Option<Conn>,
-}
-
-impl TablePlans {
-    /// The plan of a shape. Asks the catalog when the shape is new.
-    ///
-    /// # Errors
-    /// The server's, or a column that is not supported.
-    pub async fn plan_of(
-        &mut self,
-        table: &StreamTable,
-        plan: &SourcePlan,
-    ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
-        let name = (table.shape.database.clone(), table.shape.table.clone());
-        if let Some(known) = self.by_name.get(&name)
-            && (known.shape == table.shape || table.shape.columns.is_empty())
-        {
-            return Ok(Some(Arc::clone(known)));
-        }
-        let described = self.describe(&name.0, &name.1, plan).await?;
-        let shape = if table.shape.columns.is_empty() {
-            // TRUNCATE: any shape will do, for the record has no row.
-            described.unwrap_or_else(|| table.shape.clone())
-        } else {
-            table.shape.clone()
-        };
-        let made = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
-        self.by_name.insert(name, Arc::clone(&made));
-        Ok(Some(made))
-    }
-
-    /// What to read next of a table in the snapshot; `None` when it is gone.
-    async fn request(
-        &mut self,
-        database: &str,
-        table: &str,
-        last_key: Option<&[String]>,
-        plan: &SourcePlan,
-    ) -> Result<Option<ChunkRequest>, ConnectorError> {
-        let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
-        let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
-        let select = chunk::select_from(&of);
-        let select =
-            if chunk::is_chunkable(&of) { chunk::in_key_order(&select, &of, last_key) } else { select };
-        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first: last_key.is_none() }))
-    }
-
-    /// Asks the catalog about a table, over a connection that is made anew when it was lost.
-    ///
-    /// # Errors
-    /// The server's.
-    pub async fn describe(
-        &mut self,
-        database: &str,
-        table: &str,
-        plan: &SourcePlan,
-    ) -> Result<Option<crate::wire::table_map::TableShape>, ConnectorError> {
-        if let Some(mut conn) = self.conn.take()
-            && let Ok(shape) = self.catalog.describe(&mut conn, database, table).await
-        {
-            self.conn = Some(conn);
-            return Ok(shape);
-        }
-        let (mut conn, _) = catalog::connect(&plan.connection).await?;
-        let shape = self.catalog.describe(&mut conn, database, table).await?;
-        self.conn = Some(conn);
-        Ok(shape)
     }
 }
 

@@ -28,6 +28,9 @@ pub struct SourceConfig {
     /// Types.
     #[serde(default)]
     pub types: TypesConfig,
+    /// What the binlog must tell of columns.
+    #[serde(default)]
+    pub row_metadata: RowMetadata,
     /// Size of a batch.
     #[serde(default = "batch_bytes")]
     pub batch_bytes: ByteSize,
@@ -63,6 +66,17 @@ pub enum SnapshotMode {
     InitialOnly,
     /// Leave them out.
     Never,
+}
+
+/// What the binlog must tell of columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowMetadata {
+    /// Their names.
+    #[default]
+    Full,
+    /// Nothing: the catalog tells, where the binlog shows that it holds.
+    Verified,
 }
 
 /// The snapshot block.
@@ -104,7 +118,7 @@ fn retention_min() -> Duration {
     Duration::from_secs(24 * 3600)
 }
 
-const OWN_FIELDS: [FieldDoc; 12] = [
+const OWN_FIELDS: [FieldDoc; 13] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -166,6 +180,16 @@ const OWN_FIELDS: [FieldDoc; 12] = [
         "What a BIGINT UNSIGNED becomes. `precise`: a decimal, right for every value. `long`: INT64, negative from 2^63 on, as \
          Debezium's default.",
         "long",
+    ),
+    FieldDoc::optional(
+        "row_metadata",
+        FieldKind::Choice(&["full", "verified"]),
+        Some("full"),
+        "What the binlog must tell of columns. `full`: everything (`binlog_row_metadata = FULL` on the server). `verified`: for \
+         servers where that can't be set; names and keys are asked for, and the binlog is read ahead to show that no statement has \
+         changed them since the rows were written. Where it does not show that (the connector was behind when a table was \
+         altered), the connector stops instead of guessing.",
+        "verified",
     ),
     FieldDoc::optional(
         "batch_bytes",
@@ -240,6 +264,8 @@ pub struct SourcePlan {
     pub snapshot: SnapshotConfig,
     /// Types.
     pub types: TypeOptions,
+    /// What the binlog must tell of columns.
+    pub row_metadata: RowMetadata,
     /// Size of a batch.
     pub batch_bytes: usize,
     /// Bound of the queue.
@@ -285,6 +311,7 @@ impl SourceConfig {
                     zero_dates: self.types.zero_dates,
                     bigint_unsigned: self.types.bigint_unsigned,
                 },
+                row_metadata: self.row_metadata,
                 batch_bytes: size(self.batch_bytes),
                 queue_bytes: size(self.queue_bytes),
                 heartbeat_interval: self.heartbeat_interval,
@@ -319,7 +346,11 @@ pub struct TableFilter {
 }
 
 impl TableFilter {
-    fn new(config: &TablesConfig) -> Result<Self, String> {
+    /// Reads the patterns.
+    ///
+    /// # Errors
+    /// None is included, or one is not `database.table`.
+    pub fn new(config: &TablesConfig) -> Result<Self, String> {
         if config.include.is_empty() {
             return Err("include must name at least one table, such as `shop.*`".to_owned());
         }

@@ -123,7 +123,7 @@ pub fn minimal_metadata(table: &str, flavour: Flavour) -> ConnectorError {
     )
     .remedy(format!(
         "{remedy}\n-- rows that were written before can't be read: delete the connector's offsets to start over with a new \
-         snapshot"
+         snapshot, or, where it can't be set, use `row_metadata: verified`"
     ))
 }
 

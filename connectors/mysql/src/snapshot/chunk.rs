@@ -20,6 +20,7 @@ use crate::{
     connection::{ConnectionPlan, Flavour, Server},
     error::from_mysql,
     ident::{QuotedIdent, QuotedLiteral, TableName},
+    offset::SnapshotProgress,
     setup,
     stream::position::BinlogPosition,
     table::TablePlan,
@@ -51,6 +52,8 @@ pub struct ChunkRequest {
     pub rows: u32,
     /// Whether it is the table's first chunk.
     pub first: bool,
+    /// The table's last row, for its first chunk.
+    pub last_row: Option<String>,
 }
 
 /// Rows of a table under one snapshot, in the form of the stream's rows.
@@ -67,6 +70,8 @@ pub struct ReadChunk {
     pub first: bool,
     /// Key of the last row, as SQL literals.
     pub last_key: Option<Vec<String>>,
+    /// Key of the table's last row, in the same form; of a first chunk only.
+    pub end_key: Option<Vec<String>>,
     arena: Vec<u8>,
     cells: Vec<Cell>,
 }
@@ -76,7 +81,8 @@ impl ReadChunk {
     #[must_use]
     pub fn empty(plan: Arc<TablePlan>, visible: Visible, high: BinlogPosition) -> Self {
         let (arena, cells) = (Vec::new(), Vec::new());
-        Self { plan, visible, high, finished: false, first: false, last_key: None, arena, cells }
+        let (finished, first, last_key, end_key) = (false, false, None, None);
+        Self { plan, visible, high, finished, first, last_key, end_key, arena, cells }
     }
 
     /// Rows.
@@ -150,13 +156,12 @@ impl ReadChunk {
         Ok(())
     }
 
-    fn note_last_key(&mut self) -> Result<(), ConnectorError> {
-        let Some(row) = self.rows().last() else { return Ok(()) };
+    /// The key of the last row, as SQL literals.
+    fn key_of_last_row(&self) -> Result<Option<Vec<String>>, ConnectorError> {
+        let Some(row) = self.rows().last() else { return Ok(None) };
         let key =
             row.plan.schema.key_columns.iter().map(|index| literal(&row, *index)).collect::<Option<Vec<_>>>();
-        let key = key.ok_or_else(|| ConnectorError::fatal("BUG", "a key that can't be written as SQL"))?;
-        self.last_key = Some(key);
-        Ok(())
+        key.map(Some).ok_or_else(|| ConnectorError::fatal("BUG", "a key that can't be written as SQL"))
     }
 }
 
@@ -261,22 +266,48 @@ pub fn select_from(plan: &TablePlan) -> String {
     format!("SELECT {} FROM {}", columns.join(", "), TableName::new(&plan.shape.database, &plan.shape.table))
 }
 
-/// Adds the order of the key and, after the first chunk, where to go on: written out, because neither server uses an index
-/// for a comparison of rows.
-#[must_use]
-pub fn in_key_order(select: &str, plan: &TablePlan, last_key: Option<&[String]>) -> String {
+fn key_names(plan: &TablePlan) -> Vec<String> {
     let key = plan.schema.key_columns.iter().filter_map(|index| plan.columns.get(*index));
-    let names: Vec<String> = key.map(|column| QuotedIdent::new(&column.name).to_string()).collect();
-    let after = last_key.map(|values| {
-        let pairs: Vec<(&String, &String)> = names.iter().zip(values).collect();
-        let branch = |(depth, (name, value)): (usize, &(&String, &String))| {
-            let equal = pairs.iter().take(depth).map(|(name, value)| format!("{name} = {value} AND "));
-            format!("({}{name} > {value})", equal.collect::<String>())
-        };
-        let branches: Vec<String> = pairs.iter().enumerate().map(branch).collect();
-        format!(" WHERE {}", branches.join(" OR "))
-    });
-    format!("{select}{} ORDER BY {}", after.unwrap_or_default(), names.join(", "))
+    key.map(|column| QuotedIdent::new(&column.name).to_string()).collect()
+}
+
+/// Rows that stand behind (`>`) or before (`<`) a key: written out, because neither server uses an index for a comparison of rows.
+fn beside(names: &[String], key: &[String], side: char) -> Vec<String> {
+    let pairs: Vec<(&String, &String)> = names.iter().zip(key).collect();
+    let branch = |(depth, (name, value)): (usize, &(&String, &String))| {
+        let equal = pairs.iter().take(depth).map(|(name, value)| format!("{name} = {value} AND "));
+        format!("({}{name} {side} {value})", equal.collect::<String>())
+    };
+    pairs.iter().enumerate().map(branch).collect()
+}
+
+/// Adds the order of the key and, after the first chunk, where to go on and where the table ends.
+#[must_use]
+pub fn in_key_order(select: &str, plan: &TablePlan, progress: &SnapshotProgress) -> String {
+    let names = key_names(plan);
+    let mut conditions = Vec::new();
+    if let Some(after) = &progress.last_key {
+        conditions.push(beside(&names, after, '>'));
+    }
+    if let Some(end) = &progress.end_key {
+        let mut upto = beside(&names, end, '<');
+        let same: Vec<String> =
+            names.iter().zip(end).map(|(name, value)| format!("{name} = {value}")).collect();
+        upto.push(format!("({})", same.join(" AND ")));
+        conditions.push(upto);
+    }
+    let conditions: Vec<String> =
+        conditions.iter().map(|branches| format!("({})", branches.join(" OR "))).collect();
+    let condition =
+        if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("{select}{condition} ORDER BY {}", names.join(", "))
+}
+
+/// The table's last row.
+#[must_use]
+pub fn last_row(select: &str, plan: &TablePlan) -> String {
+    let names: Vec<String> = key_names(plan).iter().map(|name| format!("{name} DESC")).collect();
+    format!("{select} ORDER BY {} LIMIT 1", names.join(", "))
 }
 
 /// Rows of the next chunk, when rows have been of this size.
@@ -370,20 +401,29 @@ pub async fn read(
     let mut chunk = ReadChunk::empty(request.plan, visible, high);
     chunk.first = request.first;
     let select = format!("{} LIMIT {}", request.select, request.rows);
+    select_into(&mut chunk, &mut connection.conn, &select).await?;
+    chunk.finished = chunk.len() < request.rows as usize;
+    chunk.last_key = chunk.key_of_last_row()?;
+    if let Some(last_row) = request.last_row.filter(|_| !chunk.finished) {
+        let mut end = ReadChunk::empty(Arc::clone(&chunk.plan), chunk.visible.clone(), chunk.high.clone());
+        select_into(&mut end, &mut connection.conn, &last_row).await?;
+        chunk.end_key = end.key_of_last_row()?;
+    }
+    commit(connection).await?;
+    Ok(chunk)
+}
+
+async fn select_into(chunk: &mut ReadChunk, conn: &mut Conn, select: &str) -> Result<(), ConnectorError> {
     let read = async {
-        let statement = connection.conn.prep(select.as_str()).await.map_err(from_mysql)?;
-        let mut result = connection.conn.exec_iter(&statement, ()).await.map_err(from_mysql)?;
+        let statement = conn.prep(select).await.map_err(from_mysql)?;
+        let mut result = conn.exec_iter(&statement, ()).await.map_err(from_mysql)?;
         while let Some(row) = result.next().await.map_err(from_mysql)? {
             chunk.push(&row)?;
         }
         drop(result);
-        connection.conn.close(statement).await.map_err(from_mysql)
+        conn.close(statement).await.map_err(from_mysql)
     };
-    read.await.map_err(of_a_changed_table)?;
-    chunk.finished = chunk.len() < request.rows as usize;
-    chunk.note_last_key()?;
-    commit(connection).await?;
-    Ok(chunk)
+    read.await.map_err(of_a_changed_table)
 }
 
 /// A table that is gone or has lost a column was altered since the request was made: the next request knows. So does one that

@@ -13,6 +13,9 @@
 //!   has told all about them.
 //! - A key of which the stream told only a part (a minimal row image) can't be left out: the chunk is read again, smaller, until
 //!   `low` has that transaction.
+//! - A table ends at the key that was its last one when its first chunk was read, so that writers who append faster than chunks are
+//!   read can't keep the snapshot going for ever: rows behind it were inserted by transactions that the stream delivers. (Not while
+//!   the stream tells rows in part.)
 //! - Progress is stored in the same log transaction as the chunk's rows, together with the stream's position.
 //!
 //! A table without a usable key is read under one snapshot with an exact position ([`whole`]) while the stream is held; what the
@@ -248,16 +251,32 @@ pub fn advance(progress: &mut SnapshotProgress, chunk: &ReadChunk, gauges: &Gaug
         }
     } else if chunked {
         progress.last_key.clone_from(&chunk.last_key);
+        if chunk.end_key.is_some() {
+            progress.end_key.clone_from(&chunk.end_key);
+        }
     }
 }
 
 /// The first table is done (or gone).
 pub fn finish_table(progress: &mut SnapshotProgress, gauges: &Gauges) {
-    progress.last_key = None;
+    (progress.last_key, progress.end_key) = (None, None);
     if !progress.todo.is_empty() {
         progress.todo.remove(0);
         gauges.add("snapshot_tables_done", 1.0);
     }
+}
+
+/// A row that the stream told in part (a minimal row image) may have moved behind the table's end, where the snapshot must then
+/// still find it.
+pub fn look_behind_the_end(progress: &mut SnapshotProgress, touched: &Touched) {
+    if progress.todo.first().is_some_and(|table| touched.told_in_part(table)) {
+        progress.end_key = None;
+    }
+}
+
+/// Forgets the tables read at once of which the stream, standing at `here`, can't bring anything any more that was seen.
+pub fn forget_seen(progress: &mut SnapshotProgress, here: &BinlogPosition) {
+    progress.seen.retain(|_, (file, pos)| BinlogPosition::new(file.as_str(), *pos) > *here);
 }
 
 /// Whether the snapshot that a table was read under saw what begins at this position.

@@ -10,7 +10,7 @@ use rowstream_api::{ConnectorError, RowView, ValueRef};
 use super::visibility::{TransactionId, Visible};
 use crate::{
     stream::{
-        assemble::{EntryKind, RawBatch},
+        batch::{EntryKind, RawBatch},
         changes::{Cells, images, is_incomplete},
     },
     table::TablePlan,
@@ -43,6 +43,8 @@ struct TableTouches {
 #[derive(Debug, Default)]
 pub struct Touched {
     tables: HashMap<(String, String), TableTouches>,
+    /// Tables of which the stream has told rows in part, since the run began.
+    incomplete: HashSet<(String, String)>,
     bytes: usize,
 }
 
@@ -134,6 +136,7 @@ impl Touched {
                 if touches.unknown.last() != Some(id) {
                     touches.unknown.push(Arc::clone(id));
                 }
+                self.incomplete.insert(name_of(plan));
             } else {
                 let images = images(plan, &table.widths, &raw.rows.arena, (entry, info), &mut cells)?;
                 let mut key = Vec::new();
@@ -143,6 +146,9 @@ impl Touched {
                         transaction: Arc::clone(id),
                         incomplete: row.before.is_some() && is_incomplete(row),
                     };
+                    if touch.incomplete {
+                        self.incomplete.insert(name_of(plan));
+                    }
                     self.bytes += touches.remember(&key, touch);
                 }
             }
@@ -176,6 +182,12 @@ impl Touched {
         }
         self.tables.retain(|_, t| !(t.keys.is_empty() && t.truncates.is_empty() && t.unknown.is_empty()));
         self.bytes = bytes;
+    }
+
+    /// Whether the stream may have told a row of the table in part.
+    #[must_use]
+    pub fn told_in_part(&self, table: &(String, String)) -> bool {
+        self.incomplete.contains(table)
     }
 
     /// Whether `visible` sees every transaction that touched the table.

@@ -1,7 +1,7 @@
 //! Which transactions a snapshot sees, and which of them the stream has delivered.
 
 use crate::{
-    stream::{assemble::Transaction, position::BinlogPosition},
+    stream::{batch::Transaction, position::BinlogPosition},
     wire::gtid::{Gtid, GtidSet},
 };
 

@@ -5,14 +5,23 @@
 //! so that another server of the topology, which may cut its events differently, counts the same. A transaction that was cut is
 //! known by its id (or, while ids are off, by where it begins), and exactly `ordinal` of its rows are skipped.
 
+//!
+//! Reading order: [`rows`], [`statements`], [`decisions`] (XA).
+
+mod decisions;
+mod rows;
+mod statements;
+
+pub(super) use statements::unpack_query;
+
 use std::{collections::HashMap, sync::Arc};
 
 use rowstream_api::ConnectorError;
 
 use super::{
+    batch::{HeldRows, RawBatch, StreamTable, Transaction, index_of},
     position::{BinlogPosition, Partial, Position},
-    statement::{self, Statement},
-    xa::{HeldRows, HeldTransactions},
+    xa::HeldTransactions,
 };
 use crate::{
     source_config::TableFilter,
@@ -21,115 +30,9 @@ use crate::{
         DecodeError, compressed,
         event::{self, Checksums, GtidEvent, HEADER_BYTES, Header, kind},
         gtid::{Gtid, GtidState},
-        rows::{self, Operation, Width},
-        table_map::{self, TableShape},
-        tagged,
+        rows as wire_rows, tagged,
     },
 };
-
-/// A table as the stream knows it.
-#[derive(Debug)]
-pub struct StreamTable {
-    /// Its shape.
-    pub shape: TableShape,
-    /// How long its columns' values are.
-    pub widths: Vec<Width>,
-}
-
-/// What a row of a batch is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A row.
-    Row(Operation),
-    /// TRUNCATE of a table.
-    Truncate,
-}
-
-/// One change of a batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry {
-    /// First byte of its image (old before new) in the arena.
-    pub start: u32,
-    /// One past the last.
-    pub end: u32,
-    /// Index into the batch's events.
-    pub event: u32,
-    /// Its number in its event.
-    pub row: u32,
-    /// What it is.
-    pub kind: EntryKind,
-}
-
-/// What the rows of an event share.
-#[derive(Debug, Clone, Copy)]
-pub struct RowsInfo {
-    /// Index into the batch's tables.
-    pub table: u32,
-    /// Index into the batch's transactions.
-    pub transaction: u32,
-    /// Where the bitmaps of the images' columns are in the arena: from, length of each; the second follows the first.
-    pub present: (u32, u32),
-    /// Where the event is in its file.
-    pub offset: u64,
-    /// When its statement began, seconds since 1970.
-    pub timestamp: u32,
-    /// Who wrote it.
-    pub server_id: u32,
-}
-
-/// What a transaction's changes share.
-#[derive(Debug, Clone)]
-pub struct Transaction {
-    /// Its id.
-    pub gtid: Option<Gtid>,
-    /// The same as text.
-    pub gtid_text: Option<Arc<str>>,
-    /// Where it begins.
-    pub begins: BinlogPosition,
-    /// Microseconds since 1970, where the server says so.
-    pub commit_time_us: Option<i64>,
-    /// The connection that ran it.
-    pub thread_id: Option<u32>,
-}
-
-/// Changes as the reader hands them over.
-#[derive(Debug)]
-pub struct RawBatch {
-    /// The changes.
-    pub rows: HeldRows,
-    /// Transactions that they name.
-    pub transactions: Vec<Transaction>,
-    /// Where the stream stands after it.
-    pub position: Position,
-    /// No transaction is open after it.
-    pub ends_transaction: bool,
-}
-
-impl RawBatch {
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.rows.bytes() + 64
-    }
-}
-
-impl HeldRows {
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.arena.len() + self.entries.len() * size_of::<Entry>() + self.events.len() * size_of::<RowsInfo>()
-    }
-
-    /// The index of a table here.
-    fn table(&mut self, table: &Arc<StreamTable>) -> Result<u32, ConnectorError> {
-        let known = self.tables.iter().rposition(|known| Arc::ptr_eq(known, table));
-        let index = known.unwrap_or(self.tables.len());
-        if known.is_none() {
-            self.tables.push(Arc::clone(table));
-        }
-        index_of(index)
-    }
-}
 
 struct Open {
     transaction: Transaction,
@@ -168,13 +71,12 @@ pub struct Assembler {
     /// The transaction that was cut, until it comes.
     awaited: Option<Partial>,
     held: HeldTransactions,
+    /// Statements that define something, so far.
+    definitions: u64,
+    /// The transaction whose decision could not be taken in, because nobody knows its rows.
+    unknown: Option<String>,
     payload: Option<compressed::PayloadEvents>,
 }
-
-fn index_of(n: usize) -> Result<u32, ConnectorError> {
-    u32::try_from(n).map_err(|_| malformed(DecodeError::Malformed("a batch")))
-}
-
 impl Assembler {
     /// Starts at `from`.
     #[must_use]
@@ -191,6 +93,8 @@ impl Assembler {
             gtids: from.gtids,
             awaited: from.partial,
             held: HeldTransactions::default(),
+            definitions: 0,
+            unknown: None,
             payload: None,
         }
     }
@@ -363,7 +267,7 @@ impl Assembler {
 
     /// An event that is in the file, or in a compressed transaction.
     fn within(&mut self, header: &Header, body: &[u8], offset: u64) -> Result<(), ConnectorError> {
-        if let Some(operation) = rows::operation(header.kind) {
+        if let Some(operation) = wire_rows::operation(header.kind) {
             return self.rows(header, operation, body, offset);
         }
         match header.kind {
@@ -444,349 +348,6 @@ impl Assembler {
             self.gtids.insert(gtid);
         }
     }
-
-    fn table_map(&mut self, body: &[u8]) -> Result<(), ConnectorError> {
-        let (id, database, table) = table_map::names(body).map_err(malformed)?;
-        if self.tables.get(&id).is_some_and(|known| known.body == body) {
-            return Ok(());
-        }
-        let captured = self.filter.matches(database, table);
-        let table = match table_map::decode(body) {
-            Ok(shape) => Some(Arc::new(StreamTable { widths: rows::widths(&shape), shape })),
-            Err(_) if !captured => None,
-            Err(error) => {
-                return Err(
-                    malformed(error).while_attempting(&format!("read the shape of `{database}.{table}`"))
-                );
-            }
-        };
-        self.tables.insert(id, KnownTable { body: body.to_vec(), table, captured });
-        Ok(())
-    }
-
-    fn rows(
-        &mut self,
-        header: &Header,
-        operation: Operation,
-        body: &[u8],
-        offset: u64,
-    ) -> Result<(), ConnectorError> {
-        let event = rows::decode(header.kind, operation, body).map_err(malformed)?;
-        let Some(open) = &mut self.open else {
-            return Err(malformed(DecodeError::Malformed("a row outside a transaction")));
-        };
-        let known = self.tables.get(&event.table_id);
-        let Some(known) = known else {
-            return Err(malformed(DecodeError::Malformed("rows of a table that was not described")));
-        };
-        let Some(table) = known.table.as_ref() else {
-            open.ordinal += 1;
-            return Ok(());
-        };
-        if table.widths.len() != event.width {
-            return Err(malformed(DecodeError::Malformed(
-                "rows with another number of columns than their table",
-            )));
-        }
-        let unpacked;
-        let images = if rows::is_compressed(header.kind) {
-            unpacked = compressed::unpack(event.rows).map_err(malformed)?;
-            &unpacked
-        } else {
-            event.rows
-        };
-        if !known.captured {
-            let mut at = 0;
-            while at < images.len() {
-                at = frame(table, &event, images, at).map_err(malformed)?;
-                open.ordinal += 1;
-            }
-            return Ok(());
-        }
-        let info = RowsInfo {
-            table: 0,
-            transaction: 0,
-            present: (0, 0),
-            offset,
-            timestamp: header.timestamp,
-            server_id: header.server_id,
-        };
-        append(&mut self.batch, &mut self.transactions, open, table, &event, images, info)?;
-        let growing = open.xa.as_ref().map(|(_, rows)| rows.arena.len());
-        if let Some(growing) = growing { self.held.check(growing) } else { Ok(()) }
-    }
-
-    fn partial_json(&mut self, body: &[u8]) -> Result<(), ConnectorError> {
-        let event = rows::decode(kind::UPDATE_ROWS, Operation::Update, body).map_err(malformed)?;
-        let known = self.tables.get(&event.table_id);
-        let Some(table) = known.filter(|known| known.captured).and_then(|known| known.table.as_ref()) else {
-            if let Some(open) = &mut self.open {
-                open.ordinal += 1;
-            }
-            return Ok(());
-        };
-        let name = format!("{}.{}", table.shape.database, table.shape.table);
-        Err(ConnectorError::fatal(
-            "MYSQL_PARTIAL_JSON",
-            format!("an update of `{name}` at {} holds only the changed parts of its JSON values", self.next),
-        )
-        .remedy("SET PERSIST binlog_row_value_options = '';\n-- then delete the connector's offsets: that update can't be read"))
-    }
-
-    fn statement(&mut self, body: &[u8], offset: u64, header: &Header) -> Result<(), ConnectorError> {
-        let query = event::query(body).map_err(malformed)?;
-        let database = String::from_utf8_lossy(query.database);
-        if let Some(open) = &mut self.open {
-            open.transaction.thread_id.get_or_insert(query.thread_id);
-        }
-        match statement::classify(query.text) {
-            Statement::Begin => {
-                match &mut self.open {
-                    Some(open) => open.begun = true,
-                    // MySQL before GTID events: the BEGIN is the first that is heard of it.
-                    None => {
-                        self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: false, xa: None })?;
-                        if let Some(open) = &mut self.open {
-                            (open.begun, open.transaction.thread_id) = (true, Some(query.thread_id));
-                        }
-                    }
-                }
-                Ok(())
-            }
-            Statement::Commit | Statement::Rollback => {
-                self.end();
-                Ok(())
-            }
-            Statement::RollbackTo => Err(ConnectorError::fatal(
-                "MYSQL_ROLLBACK_TO",
-                format!(
-                    "the transaction at {} was rolled back to a savepoint after it changed a table without transactions: \
-                     which of its rows hold can't be told from the binlog",
-                    self.next
-                ),
-            )
-            .remedy("use InnoDB for all tables, then delete the connector's offsets to start over with a new snapshot")),
-            Statement::Nothing | Statement::XaEnd => Ok(()),
-            Statement::XaStart(name) => {
-                if let Some(open) = &mut self.open {
-                    (open.begun, open.xa) = (true, Some((name, HeldRows::default())));
-                }
-                Ok(())
-            }
-            Statement::XaCommit(name) => self.xa_commit(&name),
-            Statement::XaRollback(name) => {
-                if let Some(Some(gtid)) = self.held.take(&name).map(|held| held.gtid) {
-                    self.gtids.insert(&gtid);
-                }
-                self.end();
-                Ok(())
-            }
-            Statement::Truncate(named, table) => {
-                let database = named.unwrap_or_else(|| database.into_owned());
-                self.truncate(&database, &table, offset, header)?;
-                self.end_unless_begun();
-                Ok(())
-            }
-            Statement::Rows(verb) => {
-                self.statement_rows(verb, &database, &String::from_utf8_lossy(query.text))?;
-                self.end_unless_begun();
-                Ok(())
-            }
-            Statement::Other => {
-                self.end_unless_begun();
-                Ok(())
-            }
-        }
-    }
-
-    /// A statement that is a transaction of its own ends it.
-    fn end_unless_begun(&mut self) {
-        if self.open.as_ref().is_none_or(|open| !open.begun) {
-            self.end();
-        }
-    }
-
-    fn truncate(
-        &mut self,
-        database: &str,
-        table: &str,
-        offset: u64,
-        header: &Header,
-    ) -> Result<(), ConnectorError> {
-        if !self.filter.matches(database, table) {
-            return Ok(());
-        }
-        if self.open.is_none() {
-            self.begin(GtidEvent { gtid: None, commit_time_us: None, standalone: true, xa: None })?;
-        }
-        let Some(open) = &mut self.open else { return Ok(()) };
-        open.ordinal += 1;
-        if open.ordinal <= open.skip {
-            return Ok(());
-        }
-        let shape = TableShape {
-            database: database.to_owned(),
-            table: table.to_owned(),
-            columns: Vec::new(),
-            key: Vec::new(),
-        };
-        let stream_table = Arc::new(StreamTable { shape, widths: Vec::new() });
-        let transaction = transaction_index(&mut self.transactions, open)?;
-        let info = RowsInfo {
-            table: self.batch.table(&stream_table)?,
-            transaction,
-            present: (0, 0),
-            offset,
-            timestamp: header.timestamp,
-            server_id: header.server_id,
-        };
-        self.batch.events.push(info);
-        let event = index_of(self.batch.events.len() - 1)?;
-        self.batch.entries.push(Entry { start: 0, end: 0, event, row: 0, kind: EntryKind::Truncate });
-        Ok(())
-    }
-
-    /// Rows that changed by a statement are not in the binlog: silence would be a loss.
-    fn statement_rows(&self, verb: &str, database: &str, text: &str) -> Result<(), ConnectorError> {
-        if !self.filter.may_concern(database, text) {
-            return Ok(());
-        }
-        Err(ConnectorError::fatal(
-            "MYSQL_STATEMENT_FORMAT",
-            format!(
-                "a session wrote by statement ({verb} in database `{database}`, at {}): the rows that it changed are not in \
-                 the binlog",
-                self.next
-            ),
-        )
-        .remedy(
-            "SET PERSIST binlog_format = ROW;\n-- and let no session set binlog_format; then delete the connector's offsets \
-             to start over with a new snapshot",
-        ))
-    }
-
-    fn xa_prepare(&mut self, body: &[u8]) -> Result<(), ConnectorError> {
-        let (name, one_phase) = event::xa_prepare(body).map_err(malformed)?;
-        let Some(mut open) = self.open.take() else { return Ok(()) };
-        let Some((_, mut rows)) = open.xa.take() else {
-            self.open = Some(open);
-            self.end();
-            return Ok(());
-        };
-        rows.ordinal = open.ordinal;
-        if one_phase {
-            open.ordinal = 0;
-            release(&mut self.batch, &mut self.transactions, &mut open, rows)?;
-            self.open = Some(open);
-            self.end();
-        } else {
-            let begins = open.transaction.begins.clone();
-            if !matches!(self.gtids, GtidState::Set(_))
-                && let Some(gtid) = &open.transaction.gtid
-            {
-                self.gtids.insert(gtid);
-            }
-            self.held.hold(name, rows, open.transaction.gtid, begins);
-        }
-        Ok(())
-    }
-
-    fn xa_commit(&mut self, name: &str) -> Result<(), ConnectorError> {
-        let Some(held) = self.held.take(name) else {
-            return Err(ConnectorError::fatal(
-                "MYSQL_XA_UNKNOWN",
-                format!(
-                    "the XA transaction {name}, committed at {}, was prepared before the connector's first position: its \
-                     rows are not known",
-                    self.next
-                ),
-            )
-            .remedy("delete the connector's offsets, which starts over with a new snapshot, while XA RECOVER lists nothing"));
-        };
-        if let Some(open) = &mut self.open {
-            release(&mut self.batch, &mut self.transactions, open, held.rows)?;
-        }
-        if let Some(gtid) = &held.gtid {
-            self.gtids.insert(gtid);
-        }
-        self.end();
-        Ok(())
-    }
-
-    /// Gives a prepared transaction back that was held before a restart.
-    pub fn adopt(&mut self, other: Self) {
-        self.held.merge(other.held);
-    }
-
-    /// Whether the named transaction is held.
-    #[must_use]
-    pub fn holds(&self, name: &str) -> bool {
-        self.held.list().iter().any(|held| held.name == name)
-    }
-}
-
-/// Where one row (both images of an update) ends.
-fn frame(
-    table: &StreamTable,
-    event: &rows::RowsEvent<'_>,
-    images: &[u8],
-    at: usize,
-) -> Result<usize, DecodeError> {
-    let end = rows::image(&table.widths, event.present, images, at, |_| ())?;
-    let end = match event.operation {
-        Operation::Update => rows::image(&table.widths, event.present_after, images, end, |_| ())?,
-        Operation::Insert | Operation::Delete => end,
-    };
-    // A table without columns in the image would never end.
-    if end > at { Ok(end) } else { Err(DecodeError::Malformed("a row")) }
-}
-
-/// Appends an event's rows that were not done before.
-#[expect(clippy::too_many_arguments, reason = "parts of the assembler that are borrowed apart")]
-fn append(
-    batch: &mut HeldRows,
-    transactions: &mut Vec<Transaction>,
-    open: &mut Open,
-    table: &Arc<StreamTable>,
-    event: &rows::RowsEvent<'_>,
-    images: &[u8],
-    mut info: RowsInfo,
-) -> Result<(), ConnectorError> {
-    let mut index = None;
-    let (mut at, mut row) = (0, 0);
-    while at < images.len() {
-        let end = frame(table, event, images, at).map_err(malformed)?;
-        open.ordinal += 1;
-        if open.ordinal > open.skip {
-            let transaction = if open.xa.is_some() { 0 } else { transaction_index(transactions, open)? };
-            let target = open.xa.as_mut().map_or(&mut *batch, |(_, rows)| rows);
-            let event_index = match index {
-                Some(index) => index,
-                None => {
-                    info.table = target.table(table)?;
-                    info.transaction = transaction;
-                    info.present = (index_of(target.arena.len())?, index_of(event.present.len())?);
-                    target.arena.extend_from_slice(event.present);
-                    target.arena.extend_from_slice(event.present_after);
-                    target.events.push(info);
-                    *index.insert(index_of(target.events.len() - 1)?)
-                }
-            };
-            let start = index_of(target.arena.len())?;
-            target.arena.extend_from_slice(images.get(at..end).unwrap_or_default());
-            let end = index_of(target.arena.len())?;
-            target.entries.push(Entry {
-                start,
-                end,
-                event: event_index,
-                row,
-                kind: EntryKind::Row(event.operation),
-            });
-        }
-        row += 1;
-        at = end;
-    }
-    Ok(())
 }
 
 /// The open transaction's index in the batch.
@@ -799,55 +360,6 @@ fn transaction_index(transactions: &mut Vec<Transaction>, open: &mut Open) -> Re
     open.index = Some(index);
     Ok(index)
 }
-
-/// Delivers held rows as part of the open transaction.
-fn release(
-    batch: &mut HeldRows,
-    transactions: &mut Vec<Transaction>,
-    open: &mut Open,
-    rows: HeldRows,
-) -> Result<(), ConnectorError> {
-    if rows.entries.is_empty() {
-        return Ok(());
-    }
-    let transaction = transaction_index(transactions, open)?;
-    let base = index_of(batch.arena.len())?;
-    let first_event = index_of(batch.events.len())?;
-    batch.arena.extend_from_slice(&rows.arena);
-    for mut info in rows.events {
-        let table = rows.tables.get(info.table as usize).cloned();
-        info.table = match table {
-            Some(table) => batch.table(&table)?,
-            None => return Err(malformed(DecodeError::Malformed("a held row"))),
-        };
-        info.transaction = transaction;
-        info.present.0 += base;
-        batch.events.push(info);
-    }
-    for entry in rows.entries {
-        open.ordinal += 1;
-        if open.ordinal > open.skip {
-            let entry = Entry {
-                start: entry.start + base,
-                end: entry.end + base,
-                event: entry.event + first_event,
-                ..entry
-            };
-            batch.entries.push(entry);
-        }
-    }
-    Ok(())
-}
-
-/// A compressed statement: the text is packed, what stands before it is not.
-fn unpack_query(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let query = event::query(body)?;
-    let head = body.len() - query.text.len();
-    let mut unpacked = body.get(..head).unwrap_or_default().to_vec();
-    unpacked.extend_from_slice(&compressed::unpack(query.text)?);
-    Ok(unpacked)
-}
-
 /// Whether the stream is past a transaction that it should have sent.
 fn is_past(awaited: &Partial, found: Option<&Gtid>, at: &BinlogPosition) -> bool {
     match (&awaited.gtid, found) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rowstream_api::{Change, ChangeSet, ChangeView, ConnectorError, RecordError, RowView, ValueRef};
 
-use super::assemble::{Entry, EntryKind, RowsInfo, Transaction};
+use super::batch::{Entry, EntryKind, RowsInfo, Transaction};
 use crate::{
     connection::Flavour,
     table::{TablePlan, connector_name},

@@ -9,7 +9,7 @@ use std::{
 use rowstream_api::ConnectorError;
 use tokio::sync::Notify;
 
-use super::assemble::RawBatch;
+use super::batch::RawBatch;
 
 struct State {
     batches: VecDeque<RawBatch>,

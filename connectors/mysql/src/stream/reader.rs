@@ -2,15 +2,15 @@
 //!
 //! What it guarantees:
 //! - nothing is read before the server was checked to hold everything after our position ([`crate::setup`]), on this very connection;
-//! - batches end when they are large enough, or when nothing more is there to read and the task is waiting, so an idle stream adds
-//!   no latency;
+//! - batches end when they are large enough, or when the task is waiting and nothing more is there to read or they have become old,
+//!   so that neither an idle stream nor one that is busy with what is not captured adds latency, or keeps the position from moving;
 //! - a server that is silent for much longer than its heartbeats is given up. The server, for its part, is told to be patient
 //!   with a reader whose queue is full.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,8 @@ use tokio::{
 
 use super::{
     assemble::Assembler,
-    position::{BinlogPosition, Position, Prepared},
+    lookup,
+    position::{BinlogPosition, Position},
     queue::{self, Receiver, Sender},
 };
 use crate::{
@@ -36,6 +37,9 @@ use crate::{
 
 /// An idle stream's position moves this often.
 const POSITION_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes wait no longer than this for their batch to fill while the task has nothing to do: among much that is not captured it may
+/// never fill.
+const CHANGES_INTERVAL: Duration = Duration::from_millis(20);
 /// Silence after which the server is given up, at the least.
 const SILENCE_MIN: Duration = Duration::from_secs(60);
 /// How long the server lets us read nothing (`net_write_timeout`), in seconds.
@@ -74,7 +78,7 @@ const STOP: u8 = 1;
 /// What the task tells the reader.
 #[derive(Debug, Default)]
 pub struct Control {
-    wanted: AtomicBool,
+    wanted: Mutex<Option<BinlogPosition>>,
     received: AtomicU64,
     stop: AtomicU8,
     position: Mutex<Option<BinlogPosition>>,
@@ -82,11 +86,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Somebody waits for the stream's position to move, even if nothing else happens.
-    pub fn want(&self, wanted: bool) {
-        if self.wanted.swap(wanted, Ordering::SeqCst) != wanted {
+    /// Somebody waits for the stream to reach a position, even if nothing that is captured happens until there.
+    pub fn want(&self, position: Option<&BinlogPosition>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.as_ref() != position {
+            *wanted = position.cloned();
             self.wake.notify_one();
         }
+    }
+    fn is_wanted(&self, reached: &BinlogPosition) -> bool {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.as_ref().is_some_and(|wanted| reached >= wanted)
     }
     /// Bytes received so far.
     #[must_use]
@@ -186,7 +196,10 @@ fn run_thread(
 }
 
 /// Prepares the session and begins the stream at `from`.
-async fn dump(
+///
+/// # Errors
+/// The server's.
+pub(super) async fn dump(
     plan: &StreamPlan,
     connection: &mut BinlogConnection,
     from: &Position,
@@ -213,7 +226,9 @@ async fn dump(
         }
         GtidState::Off => dump_at(plan.server_id, &from.at)?,
     };
-    connection.register(plan.server_id).await.attempting(|| "register as a replica".into())?;
+    if plan.server_id != 0 {
+        connection.register(plan.server_id).await.attempting(|| "register as a replica".into())?;
+    }
     connection.begin_dump(&command).await
 }
 
@@ -226,42 +241,6 @@ fn dump_at(server_id: u32, at: &BinlogPosition) -> Result<Vec<u8>, ConnectorErro
         .remedy("turn on GTIDs, which have no such bound")
     })?;
     Ok(dump_from_position(server_id, &at.file, offset))
-}
-
-/// Reads a prepared transaction again, from where it begins.
-async fn fetch_prepared(plan: &StreamPlan, prepared: &Prepared) -> Result<Assembler, ConnectorError> {
-    let attempt = async {
-        let mut connection = BinlogConnection::connect(&plan.connection).await?;
-        let from = Position {
-            at: prepared.begins.clone(),
-            gtids: GtidState::Off,
-            partial: None,
-            prepared: Vec::new(),
-        };
-        dump(plan, &mut connection, &from).await?;
-        let mut assembler = Assembler::new(from, plan.tables.clone());
-        while !assembler.holds(&prepared.name) {
-            while let Some(framed) = connection.front()? {
-                match connection.received(framed)? {
-                    Received::Event(event) => assembler.event(event)?,
-                    Received::End => return Err(ended()),
-                }
-                connection.consume(framed);
-                while assembler.is_unpacking() {
-                    assembler.step()?;
-                }
-                if assembler.holds(&prepared.name) {
-                    return Ok(assembler);
-                }
-            }
-            connection.read_more().await?;
-        }
-        Ok(assembler)
-    };
-    tokio::time::timeout(SILENCE_MIN, attempt)
-        .await
-        .unwrap_or_else(|_| Err(ConnectorError::transient("MYSQL_CONNECTION", "no answer")))
-        .attempting(|| format!("read the prepared XA transaction {} again", prepared.name))
 }
 
 fn ended() -> ConnectorError {
@@ -302,7 +281,7 @@ impl<'a> Stream<'a> {
         let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone());
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
-                assembler.adopt(fetch_prepared(plan, prepared).await?);
+                assembler.adopt(lookup::fetch(plan, prepared).await?);
             }
         }
         dump(plan, &mut connection, &plan.from).await?;
@@ -341,8 +320,8 @@ impl<'a> Stream<'a> {
 
     async fn run(&mut self) -> Result<(), ConnectorError> {
         loop {
-            let full = self.take_events()?;
-            let step = if full { self.hand_over().await? } else { self.read().await? };
+            let due = self.take_events().await? || self.is_overdue();
+            let step = if due { self.hand_over().await? } else { self.read().await? };
             if step == Step::Stop || self.control.stop.load(Ordering::SeqCst) != RUN {
                 self.connection.quit().await;
                 return Ok(());
@@ -351,7 +330,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes in what was received; answers whether the batch is full.
-    fn take_events(&mut self) -> Result<bool, ConnectorError> {
+    async fn take_events(&mut self) -> Result<bool, ConnectorError> {
         loop {
             while self.assembler.is_unpacking() {
                 self.assembler.step()?;
@@ -361,7 +340,18 @@ impl<'a> Stream<'a> {
             }
             let Some(framed) = self.connection.front()? else { return Ok(false) };
             match self.connection.received(framed) {
-                Ok(Received::Event(event)) => self.assembler.event(event)?,
+                Ok(Received::Event(event)) => {
+                    let taken = self.assembler.event(event);
+                    match (taken, self.assembler.take_unknown()) {
+                        (Err(error), Some(name)) => {
+                            let found = lookup::find(self.plan, &name, self.assembler.complete()).await?;
+                            let prepared = found.ok_or(error)?;
+                            self.assembler.adopt(lookup::fetch(self.plan, &prepared).await?);
+                            self.assembler.event(event)?;
+                        }
+                        (taken, _) => taken?,
+                    }
+                }
                 Ok(Received::End) => return Err(ended()),
                 Err(error) => return Err(setup::cannot_start(self.plan, error)),
             }
@@ -370,6 +360,19 @@ impl<'a> Stream<'a> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether the task waits for what is here, though more comes without a pause.
+    fn is_overdue(&self) -> bool {
+        let age = self.last_position.elapsed();
+        let due = (self.assembler.has_changes() && age >= CHANGES_INTERVAL) || self.position_due(age);
+        due && self.sender.is_empty()
+    }
+
+    /// Whether a position without changes is worth a batch.
+    fn position_due(&self, age: Duration) -> bool {
+        let complete = self.assembler.complete();
+        *complete != self.handed && (age >= POSITION_INTERVAL || self.control.is_wanted(complete))
     }
 
     /// Hands the batch over, waiting for room.
@@ -416,8 +419,7 @@ impl<'a> Stream<'a> {
     /// Nothing is there to read.
     async fn idle(&mut self) -> Result<Step, ConnectorError> {
         let moved = *self.assembler.complete() != self.handed;
-        let wanted = self.control.wanted.load(Ordering::SeqCst);
-        let position_due = moved && (wanted || self.last_position.elapsed() >= POSITION_INTERVAL);
+        let position_due = self.position_due(self.last_position.elapsed());
         let lingers = self.busy && self.last_position.elapsed() < WINDOW;
         let changes_due = self.assembler.has_changes() && !lingers;
         if self.sender.is_empty() && (changes_due || position_due) {

@@ -9,28 +9,13 @@ use std::collections::HashMap;
 use rowstream_api::ConnectorError;
 
 use super::{
-    assemble::{Entry, RowsInfo, StreamTable},
+    batch::HeldRows,
     position::{BinlogPosition, Prepared},
 };
 use crate::wire::gtid::Gtid;
 
 /// All held rows together; beyond it the transactions can't be held.
 const BYTES_MAX: usize = 64 << 20;
-
-/// The rows of one transaction.
-#[derive(Debug, Default)]
-pub struct HeldRows {
-    /// The images.
-    pub arena: Vec<u8>,
-    /// The rows; their `event` counts in `events`.
-    pub entries: Vec<Entry>,
-    /// What rows share; `table` counts in `tables`.
-    pub events: Vec<RowsInfo>,
-    /// Their tables.
-    pub tables: Vec<std::sync::Arc<StreamTable>>,
-    /// Rows of the transaction, those that are not captured too.
-    pub ordinal: u64,
-}
 
 /// A prepared transaction.
 #[derive(Debug)]

@@ -289,12 +289,16 @@ impl BinlogConnection {
     }
 }
 
-/// COM_BINLOG_DUMP from a file and position; an empty file name where the session's variables say from where.
+/// COM_BINLOG_DUMP from a file and position; an empty file name where the session's variables say from where. A reader without an id
+/// (0) gets what is there, and then the stream's end.
 #[must_use]
 pub fn dump_from_position(server_id: u32, file: &str, position: u32) -> Vec<u8> {
+    /// BINLOG_DUMP_NON_BLOCK
+    const NON_BLOCK: u16 = 1;
+    let flags = if server_id == 0 { NON_BLOCK } else { 0 };
     let mut command = vec![18];
     command.extend_from_slice(&position.to_le_bytes());
-    command.extend_from_slice(&0_u16.to_le_bytes());
+    command.extend_from_slice(&flags.to_le_bytes());
     command.extend_from_slice(&server_id.to_le_bytes());
     command.extend_from_slice(file.as_bytes());
     command

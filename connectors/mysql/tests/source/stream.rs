@@ -1,8 +1,9 @@
 //! The stream: order, positions, transactions of every kind.
 
+use mysql_async::prelude::Queryable;
 use serde_json::json;
 
-use crate::common::{Database, Drain, MARIADB, MYSQL, fresh, line, wipe};
+use crate::common::{Database, Drain, MARIADB, MYSQL, PATIENCE, line};
 
 async fn ordinary(server: &str) {
     let mut db = Database::new(server).await;
@@ -156,33 +157,22 @@ async fn compressed_transactions_are_read() {
 
 #[tokio::test]
 async fn prepared_transactions_wait_for_their_decision() {
-    // Servers of its own: a source that starts between another test's XA PREPARE and XA COMMIT refuses what it can't know.
-    for server in ["mysql-9.7@xa", "mariadb-11.8@xa"] {
-        let (server, port) = fresh(server, &[]);
-        let mut db = Database::on(&server, port).await;
+    for server in [MYSQL, MARIADB] {
+        let mut db = Database::new(server).await;
         db.run("CREATE TABLE t (id INT PRIMARY KEY)").await;
         let plan = db.plan(json!({}));
         let mut drain = Drain::start(plan.clone()).await;
         let xa = |name: &str| format!("'{}_{name}'", db.name);
         let (one, two, three) = (xa("1"), xa("2"), xa("3"));
-        for (name, id) in [(&one, 1), (&two, 2)] {
-            let mut other = db.connect().await;
-            for statement in [
-                format!("XA START {name}"),
-                format!("INSERT INTO t VALUES ({id})"),
-                format!("XA END {name}"),
-                format!("XA PREPARE {name}"),
-            ] {
-                mysql_async::prelude::Queryable::query_drop(&mut other, statement).await.unwrap();
-            }
-        }
+        prepare(&db, &one, &[1]).await;
+        prepare(&db, &two, &[2]).await;
         db.run("INSERT INTO t VALUES (10)").await;
         drain.until_count(1).await;
         drain.restart().await;
-        db.run(&format!(
-            "XA ROLLBACK {two};\nINSERT INTO t VALUES (11);\nXA COMMIT {one};\nINSERT INTO t VALUES (12)"
-        ))
-        .await;
+        decide(&mut db, &format!("XA ROLLBACK {two}")).await;
+        db.run("INSERT INTO t VALUES (11)").await;
+        decide(&mut db, &format!("XA COMMIT {one}")).await;
+        db.run("INSERT INTO t VALUES (12)").await;
         db.run(&format!(
             "XA START {three};\nINSERT INTO t VALUES (3);\nXA END {three};\nXA COMMIT {three} ONE PHASE"
         ))
@@ -190,10 +180,75 @@ async fn prepared_transactions_wait_for_their_decision() {
         drain.until_count(5).await;
         let lines: Vec<String> = drain.events.iter().map(line).collect();
         assert_eq!(lines, ["t c - > 10", "t c - > 11", "t c - > 1", "t c - > 12", "t c - > 3"], "{server}");
-        assert!(!drain.offset().contains_key("prepared"), "{server}");
-        drop((drain, db));
-        wipe(&server);
+        // Other tests on this server prepare, too.
+        assert!(
+            !drain.offset().get("prepared").is_some_and(|p| p.to_string().contains(&name_in_hex(&db.name)))
+        );
+        db.remove().await;
     }
+}
+
+/// Prepared before the first position, and in an older file: read from there when the decision comes, also again after a restart.
+#[tokio::test]
+async fn transactions_that_were_prepared_before_the_start_are_found() {
+    for (server, setting) in [
+        (MYSQL, "SET SESSION binlog_transaction_compression = OFF"),
+        (MYSQL, "SET SESSION binlog_transaction_compression = ON"),
+        (MARIADB, "DO 1"),
+    ] {
+        let mut db = Database::new(server).await;
+        db.run("CREATE TABLE t (id INT PRIMARY KEY);\nINSERT INTO t VALUES (1)").await;
+        let name = format!("'{}_before'", db.name);
+        let mut decided = db.connect().await;
+        xa(&mut decided, &name, &[50], setting).await;
+        decided.query_drop(format!("XA ROLLBACK {name}")).await.unwrap();
+        xa(&mut decided, &name, &[2, 3, 4], setting).await;
+        drop(decided);
+        db.run("FLUSH BINARY LOGS").await;
+        let plan = db.plan(json!({ "snapshot": { "mode": "initial" } }));
+        let mut drain = Drain::start(plan.clone()).await;
+        while drain.offset().contains_key("snapshot") {
+            drain.step().await.unwrap();
+        }
+        let before = drain.stored.clone();
+        decide(&mut db, &format!("XA COMMIT {name}")).await;
+        db.run("INSERT INTO t VALUES (9)").await;
+        drain.until_count(5).await;
+        let expected = ["t r - > 1", "t c - > 2", "t c - > 3", "t c - > 4", "t c - > 9"];
+        assert_eq!(drain.lines(), expected, "{server} {setting}");
+        let mut again = Drain::resume(plan, before).await;
+        again.until_count(4).await;
+        assert_eq!(again.lines(), expected[1..], "{server} {setting}, again");
+        db.remove().await;
+    }
+}
+
+/// MariaDB lets go of a prepared transaction when it has noticed that its session is gone.
+async fn decide(db: &mut Database, statement: &str) {
+    let decided = async { while db.sql.query_drop(statement).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, decided).await.unwrap_or_else(|_| panic!("{statement}"));
+}
+
+/// Leaves a prepared transaction behind.
+async fn prepare(db: &Database, name: &str, ids: &[u32]) {
+    xa(&mut db.connect().await, name, ids, "DO 1").await;
+}
+
+async fn xa(conn: &mut mysql_async::Conn, name: &str, ids: &[u32], setting: &str) {
+    let rows: Vec<String> = ids.iter().map(|id| format!("({id})")).collect();
+    for statement in [
+        setting.to_owned(),
+        format!("XA START {name}"),
+        format!("INSERT INTO t VALUES {}", rows.join(",")),
+        format!("XA END {name}"),
+        format!("XA PREPARE {name}"),
+    ] {
+        conn.query_drop(statement).await.unwrap();
+    }
+}
+
+fn name_in_hex(name: &str) -> String {
+    name.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]

@@ -1,0 +1,136 @@
+//! The plans of the tables that are being captured: made of the stream's own table maps, with what the catalog adds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use mysql_async::Conn;
+use rowstream_api::ConnectorError;
+
+use crate::{
+    catalog::{self, Catalog},
+    columns,
+    connection::Server,
+    offset::SnapshotProgress,
+    snapshot::chunk::{self, ChunkRequest},
+    source_config::{RowMetadata, SourcePlan},
+    stream::{batch::StreamTable, reader::StreamPlan},
+    table::{self, TablePlan},
+    wire::table_map::TableShape,
+};
+
+/// The plans of the tables at their present shapes.
+pub struct TablePlans {
+    by_name: HashMap<(String, String), Known>,
+    catalog: Catalog,
+    conn: Option<Conn>,
+    server: Server,
+    stream: StreamPlan,
+}
+
+struct Known {
+    /// As the stream shows it.
+    shape: TableShape,
+    version: u64,
+    plan: Arc<TablePlan>,
+}
+
+impl TablePlans {
+    /// None is known yet.
+    #[must_use]
+    pub fn new(catalog: Catalog, (conn, server): (Conn, Server), stream: StreamPlan) -> Self {
+        Self { by_name: HashMap::new(), catalog, conn: Some(conn), server, stream }
+    }
+
+    /// The plan of a shape. Asks the catalog when the shape is new.
+    ///
+    /// # Errors
+    /// The server's, or a column that is not supported.
+    pub async fn plan_of(
+        &mut self,
+        table: &StreamTable,
+        plan: &SourcePlan,
+    ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
+        let name = (table.shape.database.clone(), table.shape.table.clone());
+        if let Some(known) = self.by_name.get(&name)
+            && (known.is_of(table) || table.shape.columns.is_empty())
+        {
+            return Ok(Some(Arc::clone(&known.plan)));
+        }
+        let shape = if table.shape.columns.is_empty() {
+            // TRUNCATE: any shape will do, for the record has no row.
+            self.describe(&name.0, &name.1, plan).await?.unwrap_or_else(|| table.shape.clone())
+        } else if table.shape.is_named() || plan.row_metadata == RowMetadata::Full {
+            self.describe(&name.0, &name.1, plan).await?;
+            table.shape.clone()
+        } else {
+            let mut conn = self.connection(plan).await?;
+            let on = (&mut conn, self.server);
+            let shape = columns::verified(table, &mut self.catalog, on, &self.stream).await?;
+            self.conn = Some(conn);
+            shape
+        };
+        let made = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        let known = Known { shape: table.shape.clone(), version: table.version, plan: Arc::clone(&made) };
+        self.by_name.insert(name, known);
+        Ok(Some(made))
+    }
+
+    /// What to read next of a table in the snapshot; `None` when it is gone.
+    ///
+    /// # Errors
+    /// As [`Self::plan_of`].
+    pub async fn request(
+        &mut self,
+        database: &str,
+        table: &str,
+        progress: &SnapshotProgress,
+        plan: &SourcePlan,
+    ) -> Result<Option<ChunkRequest>, ConnectorError> {
+        let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
+        let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        let rows = chunk::select_from(&of);
+        let (select, last_row) = if chunk::is_chunkable(&of) {
+            (chunk::in_key_order(&rows, &of, progress), Some(chunk::last_row(&rows, &of)))
+        } else {
+            (rows, None)
+        };
+        let first = progress.last_key.is_none();
+        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first, last_row: last_row.filter(|_| first) }))
+    }
+
+    /// Asks the catalog about a table, over a connection that is made anew when it was lost.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn describe(
+        &mut self,
+        database: &str,
+        table: &str,
+        plan: &SourcePlan,
+    ) -> Result<Option<TableShape>, ConnectorError> {
+        if let Some(mut conn) = self.conn.take()
+            && let Ok(shape) = self.catalog.describe(&mut conn, database, table).await
+        {
+            self.conn = Some(conn);
+            return Ok(shape);
+        }
+        let mut conn = self.connection(plan).await?;
+        let shape = self.catalog.describe(&mut conn, database, table).await?;
+        self.conn = Some(conn);
+        Ok(shape)
+    }
+
+    /// The connection, or a new one.
+    async fn connection(&mut self, plan: &SourcePlan) -> Result<Conn, ConnectorError> {
+        match self.conn.take() {
+            Some(conn) => Ok(conn),
+            None => Ok(catalog::connect(&plan.connection).await?.0),
+        }
+    }
+}
+
+impl Known {
+    /// Whether the stream's table is still this one: by its names, or, while it has none, because nothing was defined since.
+    fn is_of(&self, table: &StreamTable) -> bool {
+        self.shape == table.shape && (self.shape.is_named() || self.version == table.version)
+    }
+}
