@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # kafka.sh up                    a private Apache Kafka (KRaft) on 127.0.0.1; prints its bootstrap servers, also when it is up already
 # kafka.sh kill|stop|start|pid N SIGKILLs, stops, starts a node (from 1) or tells its process
-# kafka.sh url | ca              its bootstrap servers; the file of the authority that signed its certificate
+# kafka.sh url | ca              its bootstrap servers; the file of the authority that signed its certificate and, beside it, client.pem
 # kafka.sh tool CLASS ARG...     one of Kafka's own tools, such as org.apache.kafka.tools.TopicCommand
 # kafka.sh down | wipe           stops it; wipe also deletes its data
 # KAFKA_NODES=1|3  KAFKA_PORT=19092 (the first of a range of 50; each port is a cluster of its own)  KAFKA_HEAP=384m
 # KAFKA_TIER=4|1 of the JVM's compilers: with 1 a node is up in two thirds of the time, and slower at work.
-# KAFKA_PROPERTIES="name=value ..." is laid over the properties of a new cluster's nodes.
+# KAFKA_PROPERTIES, lines of `name=value`, is laid over the properties of a new cluster's nodes.
 # Ports of node N: PORT+N-1 plain, +10 controller, +20 SASL_SSL (user and password `rowstream`; SCRAM and PLAIN), +30 for a proxy on +40.
 # Needs java 17+, mvn and openssl. Everything lies under $ROWSTREAM_SERVICES.
 set -euo pipefail
@@ -43,7 +43,7 @@ fetch() { # the broker and the tools are two artifacts; Connect's jars, which th
 }
 tool() { java "${jvm[@]}" -Xmx256m -Dlog.level=error -Dlog4j2.configurationFile="$tree/log4j2.properties" -cp "$tree/*" "$@"; }
 
-certificates() { # one authority and one certificate for localhost; the broker wants the key as PKCS#8, with the chain, in one file
+certificates() { # an authority, its certificate for localhost (the broker wants key and chain in one file), and one for a client
     [ -e "$run/tls/server.pem" ] && return
     mkdir -p "$run/tls"
     (
@@ -53,6 +53,8 @@ certificates() { # one authority and one certificate for localhost; the broker w
         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >extensions
         openssl x509 -req -in s.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile extensions -out s.crt
         openssl pkcs8 -topk8 -nocrypt -in s.key -out s.p8
+        openssl req -newkey rsa:2048 -nodes -subj "/CN=worker" -keyout client.key -out c.csr
+        openssl x509 -req -in c.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -out client.pem
         cat s.p8 s.crt ca.pem >server.pem
     ) 2>/dev/null
 }
@@ -78,7 +80,7 @@ properties() { # of node $1
     local scram=org.apache.kafka.common.security.scram.ScramLoginModule plain=org.apache.kafka.common.security.plain.PlainLoginModule
     printf '%s\n' "listener.name.sasl_ssl.plain.sasl.jaas.config=$plain required user_rowstream=\"$password\";" \
         "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=$scram required;" \
-        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=$scram required;" ${KAFKA_PROPERTIES:-}
+        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=$scram required;" "${KAFKA_PROPERTIES:-}"
 }
 
 archive() { # a broker's classes, ready to be mapped: every later start takes half the time

@@ -15,6 +15,23 @@ pub(super) fn log_error(attempt: impl Into<String>, error: &KafkaError) -> LogEr
     }
 }
 
+/// No broker lets us in: what librdkafka said of the last attempt, and whether that is for a person to mend.
+pub(super) fn unreachable(attempt: String, why: Option<(RDKafkaErrorCode, String)>) -> LogError {
+    let Some((code, reason)) = why else { return io_error(attempt, "no broker answers") };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
+    let remedy = match code {
+        RDKafkaErrorCode::Authentication => {
+            "check `topic_log.sasl`: mechanism, user and password, or token, are not what the brokers expect"
+        }
+        RDKafkaErrorCode::SSL => {
+            "check `topic_log.tls`: `ca_file` must hold the authority of the brokers' certificate, which must have their name; and where they ask for one, `cert_file` and `key_file` a certificate of ours"
+        }
+        RDKafkaErrorCode::Resolve => "check the names in `topic_log.bootstrap_servers`",
+        _ => return io_error(attempt, reason),
+    };
+    LogError::Refused(format!("{attempt}: {reason}; {remedy}"))
+}
+
 /// As [`log_error`], from a code alone.
 pub(super) fn code_error(attempt: impl Into<String>, code: RDKafkaErrorCode) -> LogError {
     let attempt = attempt.into();
@@ -47,6 +64,9 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
         }
         RDKafkaErrorCode::MessageSizeTooLarge => Some(
             "raise the topic's max.message.bytes to at least `topic_log.properties: { message.max.bytes: … }`",
+        ),
+        RDKafkaErrorCode::InvalidTransactionTimeout => Some(
+            "lower `topic_log.transaction_timeout` to the brokers' transaction.max.timeout.ms, or raise that",
         ),
         RDKafkaErrorCode::InvalidTopic => {
             Some("a topic's name is 1 to 249 letters, digits, `.`, `_` and `-`")

@@ -29,8 +29,8 @@ use super::{
 };
 use crate::topic_log::LogError;
 
-/// An open transaction ends at the latest a minute after its writer died, plus ten seconds of the coordinator's.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(90);
+/// An open transaction ends at the latest at its timeout; the coordinator looks every ten seconds, and may be on its way itself.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(30);
 
 /// A row: where it stands in its partition, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Shared {
         let wanted: Vec<u32> = partition.map_or_else(|| (0..self.partitions).collect(), |p| vec![p]);
         let asked: Vec<_> = wanted.iter().map(|p| TopicPartition::new(Arc::clone(&self.topic), *p)).collect();
         let ends = self.cluster.extents(&asked, Offset::End, Isolation::Uncommitted)?;
-        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        let deadline = Instant::now() + self.cluster.config.transaction_timeout + CATCH_UP_GRACE;
         let mut followed = self.lock();
         loop {
             if let Some(why) = &followed.failed {
