@@ -60,7 +60,7 @@ fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
             scope.spawn(|| {
                 let mut rng = Rng::with_seed(SEED + 1);
                 while !stop.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(rng.u64(1_000..6_000)));
+                    std::thread::sleep(Duration::from_millis(rng.u64(500..4_000)));
                     // The snapshot has its own kills.
                     if worker_kills.load(Ordering::SeqCst) >= EARLY_KILLS {
                         kafka.kill_and_start();

@@ -214,7 +214,7 @@ fn exactly_once_when_the_coordinator_ends_transactions() {
 const ZOMBIES: u16 = 19_742;
 
 /// Two workers of one group. The one that has the source is stopped in the middle of a transaction, the other one takes over and
-/// writes, the first one wakes up with half a transaction in its hands, and so on in turn. What a zombie writes does not count.
+/// writes, the first one wakes up with half a transaction in its hands; and again. What a zombie writes does not count.
 #[test]
 fn exactly_once_when_zombies_wake_up() {
     let _turn = turn_of_kafka_faults();

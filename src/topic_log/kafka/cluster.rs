@@ -12,13 +12,14 @@ use std::{
 };
 
 use rdkafka::{
-    TopicPartitionList,
+    ClientContext, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::Offset,
 };
 use rowstream_api::{Chain, TopicPartition};
+use rowstream_kafka_ffi::set_token;
 
 use super::{
     config::{Isolation, KafkaConfig, KafkaSasl},
@@ -291,6 +292,7 @@ impl Cluster {
         }
         let options =
             AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)).request_timeout(Some(ANSWER_TIMEOUT));
+        self.admit()?;
         let options = options.validate_only(asked == Asked::Whether);
         let attempt = || format!("make topic `{topic}`");
         let made = self.admin.create_topics([&new], &options).await.map_err(|e| log_error(attempt(), &e))?;
@@ -332,10 +334,21 @@ impl Cluster {
         }
     }
 
+    /// Gives the admin client its token: unlike the others it never asks, because its wrapper does not let it.
+    fn admit(&self) -> Result<(), LogError> {
+        if !matches!(self.config.sasl, Some(KafkaSasl::TokenFile(_))) {
+            return Ok(());
+        }
+        let client = self.admin.inner();
+        let read = client.context().generate_oauth_token(None).map_err(|e| e.to_string());
+        read.and_then(|token| set_token(client, token)).map_err(|e| io_error("show Kafka the token", e))
+    }
+
     /// Forgets a Kafka consumer group, which only served displays.
     pub(super) async fn delete_group(&self, group: &str) {
+        let admitted = self.admit();
         let deleted = self.admin.delete_groups(&[group], &AdminOptions::new()).await;
-        if let Err(error) = deleted {
+        if let Err(error) = admitted.map_err(|e| e.to_string()).and(deleted.map_err(|e| e.to_string())) {
             tracing::debug!(group, %error, "the consumer group was not deleted");
         }
     }

@@ -76,8 +76,12 @@ impl Mirror {
             changes: watch::Sender::new(0),
         });
         cluster.keep_to_itself(topic);
-        let consumer = follow(cluster, topic, partitions)?;
         let following = Arc::clone(&shared);
+        let consumer = blocking(move || {
+            let consumer = follow(&following.cluster, &following.topic, partitions)?;
+            Ok((following, consumer))
+        });
+        let (following, consumer) = consumer.await?;
         std::thread::Builder::new()
             .name("kafka-mirror".into())
             .spawn(move || following.run(&consumer))
@@ -207,15 +211,19 @@ impl Shared {
     }
 }
 
+/// From numbers, not from "the beginning": librdkafka would ask where that is, and a broker that was told of the topic a moment after
+/// the others says that there is none, which ends the reading for good.
 fn follow(cluster: &Cluster, topic: &str, partitions: u32) -> Result<BaseConsumer<Context>, LogError> {
     let attempt = || format!("follow topic `{topic}`");
+    let asked: Vec<_> = (0..partitions).map(|n| TopicPartition::new(topic, n)).collect();
+    let starts = cluster.extents(&asked, Offset::Beginning, Isolation::Uncommitted)?;
     let group = format!("{}-mirror", cluster.config.group);
     let config = cluster.config.consumer(&group, Isolation::Committed);
     let consumer: BaseConsumer<Context> =
         config.create_with_context(cluster.context(topic)).map_err(|e| log_error(attempt(), &e))?;
     let mut all = TopicPartitionList::new();
-    for partition in 0..partitions {
-        all.add_partition_offset(topic, number(partition), Offset::Beginning)
+    for (partition, start) in starts {
+        all.add_partition_offset(topic, number(partition.partition), Offset::Offset(start))
             .map_err(|e| log_error(attempt(), &e))?;
     }
     consumer.assign(&all).map_err(|e| log_error(attempt(), &e))?;
