@@ -31,6 +31,8 @@ use crate::topic_log::LogError;
 
 /// How long a broker may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to learn anew where partitions are.
+const REMINDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long somebody may wait who has other things to do.
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// Pause before a question is asked again that a broker could not answer.
@@ -197,7 +199,21 @@ impl Cluster {
         side: Offset,
         isolation: Isolation,
     ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
-        self.patiently(|| self.extents_now((partitions, side, isolation), ANSWER_TIMEOUT))
+        self.patiently(|| {
+            let answer = self.extents_now((partitions, side, isolation), ANSWER_TIMEOUT);
+            if answer.is_err() {
+                // librdkafka answers from what it remembers, and it may remember for minutes how a topic was before it had leaders.
+                drop(self.asking(isolation).fetch_metadata(None, REMINDER_TIMEOUT));
+            }
+            answer
+        })
+    }
+
+    const fn asking(&self, isolation: Isolation) -> &BaseConsumer<Context> {
+        match isolation {
+            Isolation::Committed => &self.committed,
+            Isolation::Uncommitted => &self.uncommitted,
+        }
     }
 
     /// Ends for readers as far as they can be learned at once: while one broker is away, nobody waits for its partitions. Blocks.
@@ -237,12 +253,8 @@ impl Cluster {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let client = match isolation {
-            Isolation::Committed => &self.committed,
-            Isolation::Uncommitted => &self.uncommitted,
-        };
         // Kafka's own trick: the times -1 and -2 stand for the end and the beginning.
-        let answer = client.offsets_for_times(asked, timeout);
+        let answer = self.asking(isolation).offsets_for_times(asked, timeout);
         let answer = answer.map_err(|e| log_error("ask Kafka for the extent of partitions", &e))?;
         let read = answer.elements().into_iter().map(|element| {
             let partition =
