@@ -101,7 +101,7 @@ fn recoveries(worker: &Daemon) -> String {
 }
 
 const THREE_BROKERS: u16 = 19_592;
-const BROKER_KILLS: u16 = 6;
+const BROKER_KILLS: u16 = 5;
 
 /// Three brokers, each record on three of them and acknowledged by two. One after the other is killed: with two left, changes flow;
 /// then it comes back, and the next one goes.

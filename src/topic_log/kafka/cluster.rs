@@ -3,6 +3,7 @@
 //! Everything here that asks a broker blocks, so it is called from threads of the log's own or from the blocking pool.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -31,6 +32,8 @@ use crate::topic_log::LogError;
 
 /// How long a broker may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first one may take that is asked: others may have taken over.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may take to learn anew where partitions are.
 const REMINDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long somebody may wait who has other things to do.
@@ -199,10 +202,13 @@ impl Cluster {
         side: Offset,
         isolation: Isolation,
     ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
+        let timeout = Cell::new(FIRST_ANSWER_TIMEOUT);
         self.patiently(|| {
-            let answer = self.extents_now((partitions, side, isolation), ANSWER_TIMEOUT);
+            let answer = self.extents_now((partitions, side, isolation), timeout.get());
             if answer.is_err() {
-                // librdkafka answers from what it remembers, and it may remember for minutes how a topic was before it had leaders.
+                timeout.set(timeout.get() * 2);
+                // librdkafka asks the leaders that it remembers: one of them may have died, and what it remembers may be, for minutes,
+                // how a topic was before it had any.
                 drop(self.asking(isolation).fetch_metadata(None, REMINDER_TIMEOUT));
             }
             answer
@@ -226,7 +232,7 @@ impl Cluster {
 
     /// Asks until it is answered, or until brokers had their time: one that was killed leaves questions without an answer, and one that
     /// has just come back does not know its partitions yet. What a person must change is told at once.
-    fn patiently<T>(&self, ask: impl Fn() -> Result<T, LogError>) -> Result<T, LogError> {
+    pub(super) fn patiently<T>(&self, ask: impl Fn() -> Result<T, LogError>) -> Result<T, LogError> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             match ask() {

@@ -97,4 +97,13 @@ mod tests {
         );
         assert!(matches!(code_error("write", RDKafkaErrorCode::AllBrokersDown), LogError::Io { .. }));
     }
+
+    #[test]
+    fn a_wrong_password_is_for_a_person_and_a_broker_that_is_away_is_not() {
+        let told = |code| unreachable("find Kafka".to_owned(), Some((code, "why".to_owned())));
+        let wrong = told(RDKafkaErrorCode::Authentication);
+        assert!(matches!(&wrong, LogError::Refused(text) if text.contains("`topic_log.sasl`")), "{wrong}");
+        assert!(matches!(told(RDKafkaErrorCode::BrokerTransportFailure), LogError::Io { .. }));
+        assert!(matches!(unreachable("find Kafka".to_owned(), None), LogError::Io { .. }));
+    }
 }

@@ -43,7 +43,7 @@ pub async fn probe(config: KafkaConfig) -> Vec<LogError> {
     };
     problems.extend(Transactions::open(&cluster, opening).await.err());
     let asked = Arc::clone(&cluster);
-    problems.extend(blocking(move || may_join(&asked)).await.err());
+    problems.extend(blocking(move || asked.patiently(|| may_join(&asked))).await.err());
     cluster.close();
     problems
 }
