@@ -15,17 +15,20 @@ pub(super) fn log_error(attempt: impl Into<String>, error: &KafkaError) -> LogEr
     }
 }
 
+const TLS_REMEDY: &str = "check `topic_log.tls`: `ca_file` must hold the authority of the brokers' certificate, which must have their name; and where they ask for one, `cert_file` and `key_file` a certificate of ours";
+
 /// No broker lets us in: what librdkafka said of the last attempt, and whether that is for a person to mend.
 pub(super) fn unreachable(attempt: String, why: Option<(RDKafkaErrorCode, String)>) -> LogError {
     let Some((code, reason)) = why else { return io_error(attempt, "no broker answers") };
+    // Since TLS 1.3 a broker refuses our certificate after the handshake, and librdkafka calls that a failure to receive.
+    let refused_by_tls = reason.contains("SSL alert");
     #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
     let remedy = match code {
         RDKafkaErrorCode::Authentication => {
             "check `topic_log.sasl`: mechanism, user and password, or token, are not what the brokers expect"
         }
-        RDKafkaErrorCode::SSL => {
-            "check `topic_log.tls`: `ca_file` must hold the authority of the brokers' certificate, which must have their name; and where they ask for one, `cert_file` and `key_file` a certificate of ours"
-        }
+        RDKafkaErrorCode::SSL => TLS_REMEDY,
+        RDKafkaErrorCode::BrokerTransportFailure if refused_by_tls => TLS_REMEDY,
         RDKafkaErrorCode::Resolve => "check the names in `topic_log.bootstrap_servers`",
         _ => return io_error(attempt, reason),
     };
