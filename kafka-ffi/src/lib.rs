@@ -1,13 +1,19 @@
-//! Commit and abort of a Kafka transaction by the C calls themselves.
+//! Commit and abort of a Kafka transaction, and the token of a client that nobody polls, by the C calls themselves.
 //!
 //! `rdkafka`'s own `commit_transaction` first flushes in slices of 100 ms that never end early, and folds the error's flags into
-//! one enum. The C call flushes too (2 ms), and its flags (fatal, must abort, retriable) are what a writer decides by. This is
-//! the only unsafe code of the workspace: three blocks, each over one pointer that librdkafka owns or hands over.
+//! one enum. The C call flushes too (2 ms), and its flags (fatal, must abort, retriable) are what a writer decides by. And its admin
+//! client never serves librdkafka's wish for a token. This is the only unsafe code of the workspace: four blocks, each over one pointer
+//! that librdkafka owns or hands over.
 
-use std::{ffi::CStr, time::Duration};
+use std::{
+    ffi::{CStr, CString},
+    ptr,
+    time::Duration,
+};
 
 use rdkafka::{
-    bindings as sys,
+    ClientContext, bindings as sys,
+    client::{Client, OAuthToken},
     producer::{BaseProducer, Producer, ProducerContext},
 };
 
@@ -63,6 +69,35 @@ pub fn abort<C: ProducerContext>(
     let error =
         unsafe { sys::rd_kafka_abort_transaction(producer.client().native_ptr(), milliseconds(timeout)) };
     taken(error)
+}
+
+/// Gives a client its token for OAUTHBEARER. Clients that are polled ask for it themselves.
+///
+/// # Errors
+/// What is wrong with it in librdkafka's words, which do not hold the token.
+pub fn set_token<C: ClientContext>(client: &Client<C>, token: OAuthToken) -> Result<(), String> {
+    let text = |text: String| CString::new(text).map_err(|_| "a token holds no NUL".to_owned());
+    let (value, principal) = (text(token.token)?, text(token.principal_name)?);
+    let mut why = [0_u8; 512];
+    #[expect(unsafe_code, reason = "the wrapper's admin client never sets it")]
+    // SAFETY: the client's pointer is live for the length of this borrow; the texts are NUL-terminated and are copied; there are no
+    // extensions; `why` is ours and as long as is said.
+    let code = unsafe {
+        sys::rd_kafka_oauthbearer_set_token(
+            client.native_ptr(),
+            value.as_ptr(),
+            token.lifetime_ms,
+            principal.as_ptr(),
+            ptr::null_mut(),
+            0,
+            why.as_mut_ptr().cast(),
+            why.len(),
+        )
+    };
+    if code == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Ok(());
+    }
+    Err(CStr::from_bytes_until_nul(&why).unwrap_or_default().to_string_lossy().into_owned())
 }
 
 fn milliseconds(timeout: Duration) -> i32 {

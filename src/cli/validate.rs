@@ -27,9 +27,11 @@ use super::{
 };
 use crate::{
     admin::check,
-    config::WorkerConfig,
+    config::{TopicLogConfig, WorkerConfig},
     registry::Plan,
     schema_registry::ConfluentRegistry,
+    task::log_failure,
+    topic_log,
     worker::{Exclusive, files},
 };
 
@@ -79,10 +81,13 @@ struct Report {
 /// Prints what is wrong, and with which promise each connector would run.
 pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let mut reports = vec![Report::new(&args.config)];
-    let mut registry = None;
+    let (mut registry, mut kafka) = (None, None);
     let connectors = match WorkerConfig::load(&args.config) {
         Ok(config) => {
             registry = config.schema_registry.plan().ok().flatten().map(ConfluentRegistry::new);
+            if let TopicLogConfig::Kafka(settings) = config.topic_log {
+                kafka = Some(settings);
+            }
             files::list(&config.connectors).unwrap_or_else(|error| {
                 let message = format!("can't list {}: {error}", config.connectors.display());
                 reports.push(worker_problem(&args.config, "connectors", message));
@@ -108,6 +113,12 @@ pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<
     if !args.offline {
         if let (Some(registry), Some(worker)) = (registry, reports.first_mut()) {
             probe(&registry, worker).await;
+        }
+        if let (Some(kafka), Some(worker)) = (kafka, reports.first_mut()) {
+            worker.looked = true;
+            for error in topic_log::kafka::probe(*kafka).await {
+                worker.failed(&log_failure("look at the topic log", error));
+            }
         }
         let wanted = |r: &&mut Report| args.connectors.is_empty() || args.connectors.contains(&r.name);
         join_all(reports.iter_mut().filter(wanted).map(look)).await;

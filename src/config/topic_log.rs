@@ -11,14 +11,25 @@ use serde_json::{Map, Value};
 
 use crate::topic_log::{
     TopicFilter,
-    kafka::{KafkaConfig, KafkaSasl, KafkaTls, TopicDefaults, TopicSettings},
+    kafka::{
+        KafkaConfig, KafkaSasl, KafkaTls, TopicDefaults, TopicSettings,
+        config::{TRANSACTION_TIMEOUT, TRANSACTION_TIMEOUT_MIN},
+    },
 };
 
 /// Fields of `topic_log` that only the embedded log has.
 const EMBEDDED_ONLY: &[&str] = &["partitions", "segment_size", "retention", "retention_size"];
 /// And those that only Kafka has.
-const KAFKA_ONLY: &[&str] =
-    &["group", "instance_id", "bootstrap_servers", "tls", "sasl", "topics", "properties"];
+const KAFKA_ONLY: &[&str] = &[
+    "group",
+    "instance_id",
+    "bootstrap_servers",
+    "transaction_timeout",
+    "tls",
+    "sasl",
+    "topics",
+    "properties",
+];
 /// What stands before `tls`, `sasl` and the others in an error.
 const PREFIX: &str = "topic_log.";
 
@@ -82,6 +93,8 @@ struct KafkaFields {
     bootstrap_servers: Vec<String>,
     #[serde(deserialize_with = "units::duration")]
     commit_interval: Duration,
+    #[serde(deserialize_with = "units::duration")]
+    transaction_timeout: Duration,
     tls: Option<TlsFields>,
     sasl: Option<SaslFields>,
     topics: TopicFields,
@@ -97,6 +110,7 @@ impl Default for KafkaFields {
             instance_id: None,
             bootstrap_servers: Vec::new(),
             commit_interval,
+            transaction_timeout: TRANSACTION_TIMEOUT,
             tls,
             sasl,
             topics,
@@ -172,6 +186,9 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
             errors.push(format!("topic_log.properties.{name}"), format!("is set by rowstream: {why}"));
         }
     }
+    if fields.transaction_timeout < TRANSACTION_TIMEOUT_MIN {
+        errors.push("topic_log.transaction_timeout", "expected at least 1s: a commit takes its time");
+    }
     let sasl = fields.sasl.and_then(|sasl| read_sasl(sasl, errors));
     let tls = fields.tls.filter(|tls| tls.enabled != Some(false)).map(|tls| read_tls(tls, errors));
     let TopicFields { partitions, replication_factor, cleanup_policy, overrides } = fields.topics;
@@ -183,6 +200,7 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
         tls,
         sasl,
         commit_interval: fields.commit_interval,
+        transaction_timeout: fields.transaction_timeout,
         instance_id: fields.instance_id.filter(|id| !id.is_empty()),
         properties: fields.properties,
         ..config
@@ -287,7 +305,7 @@ mod tests {
     fn kafka_is_read_whole() {
         let (config, errors) = parse(serde_json::json!({
             "type": "kafka", "group": "g", "bootstrap_servers": ["a:1", "b:2"], "tls": {"enabled": true},
-            "sasl": {"mechanism": "SCRAM-SHA-256", "user": "u", "password": "p"}, "commit_interval": "20ms",
+            "sasl": {"mechanism": "SCRAM-SHA-256", "user": "u", "password": "p"}, "commit_interval": "20ms", "transaction_timeout": "20s",
             "topics": {"partitions": 3, "overrides": {"shop.*": "partitions=6", "shop.a": "cleanup.policy=compact, retention.ms=5"}},
             "properties": {"linger.ms": "1"}
         }));
@@ -295,6 +313,7 @@ mod tests {
         let TopicLogConfig::Kafka(config) = config else { panic!("not kafka") };
         assert_eq!(config.bootstrap_servers, ["a:1", "b:2"]);
         assert_eq!(config.commit_interval, Duration::from_millis(20));
+        assert_eq!(config.transaction_timeout, Duration::from_secs(20));
         assert!(config.tls.as_ref().is_some_and(|tls| tls.verify_hostname));
         assert_eq!(config.settings_of("shop.b").partitions, Some(6));
         let own = config.settings_of("shop.a");
@@ -306,7 +325,7 @@ mod tests {
         let (_, errors) = parse(serde_json::json!({
             "type": "kafka", "group": "a b", "partitions": 3, "sasl": {"mechanism": "PLAIN", "user": "u"},
             "tls": {"ca_file": "/nowhere/ca.pem", "key_file": "/nowhere/key.pem"}, "properties": {"acks": "1"},
-            "topics": {"overrides": {"x": "partitions"}}
+            "topics": {"overrides": {"x": "partitions"}}, "transaction_timeout": "10ms"
         }));
         for expected in [
             "topic_log.group: expected letters",
@@ -316,6 +335,7 @@ mod tests {
             "topic_log.tls: a client certificate needs both",
             "topic_log.tls.ca_file: can't read /nowhere/ca.pem",
             "topic_log.properties.acks: is set by rowstream",
+            "topic_log.transaction_timeout: expected at least 1s",
             "topic_log.topics.overrides.x: expected `name=value`",
         ] {
             assert!(errors.contains(expected), "missing {expected:?} in:\n{errors}");

@@ -150,6 +150,13 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "[\"kafka-1:9092\", \"kafka-2:9092\"]",
     ),
     FieldDoc::optional(
+        "topic_log.transaction_timeout",
+        FieldKind::Duration,
+        Some("1m"),
+        "Kafka: a transaction that a source left open, because its worker was killed, paused or cut off, is undone by the brokers after this long at the latest (its next start does so at once); until then it hides what others write to the same partitions. At least 1s, at most the brokers' `transaction.max.timeout.ms`.",
+        "1m",
+    ),
+    FieldDoc::optional(
         "topic_log.tls.enabled",
         FieldKind::Bool,
         Some("true"),

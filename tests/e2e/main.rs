@@ -16,6 +16,8 @@ mod bug_classes;
 mod cluster;
 mod damage;
 mod exactly_once;
+mod kafka_access;
+mod kafka_faults;
 mod ledger;
 mod lifecycle;
 mod mysql;

@@ -3,6 +3,7 @@
 //! Everything here that asks a broker blocks, so it is called from threads of the log's own or from the blocking pool.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,30 +13,37 @@ use std::{
 };
 
 use rdkafka::{
-    TopicPartitionList,
+    ClientContext, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
     topic_partition_list::Offset,
 };
-use rowstream_api::TopicPartition;
+use rowstream_api::{Chain, TopicPartition};
+use rowstream_kafka_ffi::set_token;
 
 use super::{
     config::{Isolation, KafkaConfig, KafkaSasl},
     context::Context,
-    errors::{code_error, io_error, log_error},
+    errors::{code_error, io_error, log_error, unreachable},
     health::Health,
 };
 use crate::topic_log::LogError;
 
 /// How long a broker may take to answer a question.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first one may take that is asked: others may have taken over.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a client may take to learn anew where partitions are.
+const REMINDER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long somebody may wait who has other things to do.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// Pause before a question is asked again that a broker could not answer.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often the list of topics is asked for; a topic of another worker is seen after this long.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the brokers may take to be there when the log is opened.
-const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Shared by everything of one log.
 pub(super) struct Cluster {
@@ -57,8 +65,8 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Finds the brokers; waits a minute for the first to answer. Blocks.
-    pub(super) fn connect(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
+    /// Finds the brokers; waits as long for the first to answer. Blocks.
+    pub(super) fn connect(config: KafkaConfig, patience: Duration) -> Result<Arc<Self>, LogError> {
         let health = Arc::new(Health::default());
         let wrong =
             |e: KafkaError| LogError::Refused(format!("topic_log: librdkafka refuses these settings: {e}"));
@@ -69,10 +77,10 @@ impl Cluster {
             client.create_with_context(Self::context_of(&config, &health, "metadata")).map_err(wrong)
         };
         let (uncommitted, committed) = (asking(Isolation::Uncommitted)?, asking(Isolation::Committed)?);
-        let admin = config.client("admin");
+        let admin = config.admin();
         let admin: AdminClient<Context> =
             admin.create_with_context(Self::context_of(&config, &health, "admin")).map_err(wrong)?;
-        let id = identity(&uncommitted, &config)?;
+        let id = identity(&uncommitted, &config, (&health, patience))?;
         let cluster = Arc::new(Self {
             config,
             health,
@@ -85,7 +93,7 @@ impl Cluster {
             generation: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         });
-        cluster.refresh()?;
+        cluster.patiently(|| cluster.refresh())?;
         let refreshed = Arc::clone(&cluster);
         std::thread::Builder::new()
             .name("kafka-topics".into())
@@ -149,6 +157,11 @@ impl Cluster {
         format!("{}-state", self.config.group)
     }
 
+    /// Whose partitions say who runs what; it stays empty.
+    pub(super) fn shards_topic(&self) -> String {
+        format!("{}-shards", self.config.group)
+    }
+
     fn refresh_until_closed(&self) {
         let mut refreshed = Instant::now();
         while !self.is_closed() {
@@ -182,18 +195,49 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends (or starts) of partitions. Blocks; a broker that has just come back may need some seconds until it knows.
+    /// Ends (or starts) of partitions. Blocks.
     pub(super) fn extents(
         &self,
         partitions: &[TopicPartition],
         side: Offset,
         isolation: Isolation,
     ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
+        let timeout = Cell::new(FIRST_ANSWER_TIMEOUT);
+        self.patiently(|| {
+            let answer = self.extents_now((partitions, side, isolation), timeout.get());
+            if answer.is_err() {
+                timeout.set(timeout.get() * 2);
+                // librdkafka asks the leaders that it remembers: one of them may have died, and what it remembers may be, for minutes,
+                // how a topic was before it had any.
+                drop(self.asking(isolation).fetch_metadata(None, REMINDER_TIMEOUT));
+            }
+            answer
+        })
+    }
+
+    const fn asking(&self, isolation: Isolation) -> &BaseConsumer<Context> {
+        match isolation {
+            Isolation::Committed => &self.committed,
+            Isolation::Uncommitted => &self.uncommitted,
+        }
+    }
+
+    /// Ends for readers as far as they can be learned at once: while one broker is away, nobody waits for its partitions. Blocks.
+    pub(super) fn ends_at_once(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
+        self.extents_now((partitions, Offset::End, Isolation::Committed), AT_ONCE)
+    }
+
+    /// Asks until it is answered, or until brokers had their time: one that was killed leaves questions without an answer, and one that
+    /// has just come back does not know its partitions yet. What a person must change is told at once.
+    pub(super) fn patiently<T>(&self, ask: impl Fn() -> Result<T, LogError>) -> Result<T, LogError> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            match self.extents_now(partitions, side, isolation) {
-                // Refused is for a person; what may heal is asked again.
-                Err(LogError::Io { .. }) if Instant::now() < deadline && !self.is_closed() => {
+            match ask() {
+                Err(error @ LogError::Io { .. }) if Instant::now() < deadline && !self.is_closed() => {
+                    tracing::debug!(error = %Chain(&error), "Kafka is asked again");
                     std::thread::sleep(ASK_AGAIN_AFTER);
                 }
                 answer => return answer,
@@ -203,9 +247,8 @@ impl Cluster {
 
     fn extents_now(
         &self,
-        partitions: &[TopicPartition],
-        side: Offset,
-        isolation: Isolation,
+        (partitions, side, isolation): (&[TopicPartition], Offset, Isolation),
+        timeout: Duration,
     ) -> Result<BTreeMap<TopicPartition, i64>, LogError> {
         let mut asked = TopicPartitionList::with_capacity(partitions.len());
         for partition in partitions {
@@ -216,12 +259,8 @@ impl Cluster {
         if partitions.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let client = match isolation {
-            Isolation::Committed => &self.committed,
-            Isolation::Uncommitted => &self.uncommitted,
-        };
         // Kafka's own trick: the times -1 and -2 stand for the end and the beginning.
-        let answer = client.offsets_for_times(asked, ANSWER_TIMEOUT);
+        let answer = self.asking(isolation).offsets_for_times(asked, timeout);
         let answer = answer.map_err(|e| log_error("ask Kafka for the extent of partitions", &e))?;
         let read = answer.elements().into_iter().map(|element| {
             let partition =
@@ -245,6 +284,20 @@ impl Cluster {
         if let Some(partitions) = self.partitions(topic) {
             return Ok(partitions);
         }
+        let (asking, name) = (Arc::clone(self), topic.to_owned());
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        while let Err(error) = self.make_topic(topic, made, Asked::For).await {
+            let heals = matches!(error, LogError::Io { .. });
+            if !heals || Instant::now() > deadline || self.is_closed() {
+                return Err(error);
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+        blocking(move || asking.until_led(&name)).await
+    }
+
+    /// Makes a topic unless it is there, or asks whether that could be done.
+    pub(super) async fn make_topic(&self, topic: &str, made: Made, asked: Asked) -> Result<(), LogError> {
         let settings = match made {
             Made::ForRecords => self.config.settings_of(topic),
             Made::Compacted { partitions } => compacted(partitions, self.config.topics.replication_factor),
@@ -257,25 +310,30 @@ impl Cluster {
         }
         let options =
             AdminOptions::new().operation_timeout(Some(ANSWER_TIMEOUT)).request_timeout(Some(ANSWER_TIMEOUT));
+        self.admit()?;
+        let options = options.validate_only(asked == Asked::Whether);
         let attempt = || format!("make topic `{topic}`");
         let made = self.admin.create_topics([&new], &options).await.map_err(|e| log_error(attempt(), &e))?;
         for outcome in made {
             match outcome {
+                Ok(_) if asked == Asked::Whether => {}
                 Ok(_) => tracing::info!(topic, partitions = count, "topic made"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((_, code)) => return Err(code_error(attempt(), code)),
             }
         }
-        let (cluster, topic) = (Arc::clone(self), topic.to_owned());
-        blocking(move || cluster.until_led(&topic)).await
+        Ok(())
     }
 
     /// Waits until each partition of a topic has a leader: a record sent before that would wait for it.
     fn until_led(&self, topic: &str) -> Result<u32, LogError> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            let found = self.uncommitted.fetch_metadata(Some(topic), ANSWER_TIMEOUT);
-            let found = found.map_err(|e| log_error(format!("ask Kafka for topic `{topic}`"), &e))?;
+            let ask = || {
+                let found = self.uncommitted.fetch_metadata(Some(topic), ANSWER_TIMEOUT);
+                found.map_err(|e| log_error(format!("ask Kafka for topic `{topic}`"), &e))
+            };
+            let found = self.patiently(ask)?;
             let led = found.topics().iter().find(|t| t.name() == topic && t.error().is_none());
             let led = led.filter(|t| {
                 !t.partitions().is_empty()
@@ -294,13 +352,33 @@ impl Cluster {
         }
     }
 
+    /// Gives the admin client its token: unlike the others it never asks, because its wrapper does not let it.
+    fn admit(&self) -> Result<(), LogError> {
+        if !matches!(self.config.sasl, Some(KafkaSasl::TokenFile(_))) {
+            return Ok(());
+        }
+        let client = self.admin.inner();
+        let read = client.context().generate_oauth_token(None).map_err(|e| e.to_string());
+        read.and_then(|token| set_token(client, token)).map_err(|e| io_error("show Kafka the token", e))
+    }
+
     /// Forgets a Kafka consumer group, which only served displays.
     pub(super) async fn delete_group(&self, group: &str) {
+        let admitted = self.admit();
         let deleted = self.admin.delete_groups(&[group], &AdminOptions::new()).await;
-        if let Err(error) = deleted {
+        if let Err(error) = admitted.map_err(|e| e.to_string()).and(deleted.map_err(|e| e.to_string())) {
             tracing::debug!(group, %error, "the consumer group was not deleted");
         }
     }
+}
+
+/// How a question is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Do it.
+    For,
+    /// Say whether it could be done.
+    Whether,
 }
 
 /// What a topic is made for.
@@ -327,21 +405,23 @@ fn compacted(partitions: u32, replication_factor: Option<u32>) -> super::config:
     super::config::TopicSettings { partitions: Some(partitions), replication_factor, config }
 }
 
-fn identity(client: &BaseConsumer<Context>, config: &KafkaConfig) -> Result<String, LogError> {
-    let deadline = Instant::now() + OPEN_TIMEOUT;
+fn identity(
+    client: &BaseConsumer<Context>,
+    config: &KafkaConfig,
+    (health, patience): (&Health, Duration),
+) -> Result<String, LogError> {
+    let servers = config.bootstrap_servers.join(",");
+    let deadline = Instant::now() + patience;
     loop {
-        if let Some(id) = client.client().fetch_cluster_id(Duration::from_secs(5)).filter(|id| !id.is_empty())
+        // Serves the wish for a token, and afterwards the log lines and errors that say why nobody answers.
+        drop(client.poll(Duration::from_millis(50)));
+        if let Some(id) = client.client().fetch_cluster_id(Duration::from_secs(2)).filter(|id| !id.is_empty())
         {
             return Ok(id);
         }
-        // Serves the log lines that say why.
         drop(client.poll(Duration::from_millis(50)));
-        let servers = config.bootstrap_servers.join(",");
         if Instant::now() > deadline {
-            return Err(io_error(
-                format!("find Kafka at {servers}"),
-                "no broker answers; the log lines before say why",
-            ));
+            return Err(unreachable(format!("find Kafka at {servers}"), health.why_unreachable()));
         }
         tracing::info!(servers, "waiting for Kafka");
     }

@@ -12,10 +12,10 @@ use crate::topic_log::TopicFilter;
 
 /// A record's default limit, as librdkafka's and a broker's own.
 pub const RECORD_BYTES_MAX: usize = 1_000_000;
-/// How long the coordinator waits for an open transaction of a writer that fell silent.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long a record may wait for its broker; below the transaction's timeout, so that the writer hears of it first.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long the coordinator waits for an open transaction of a writer that fell silent, when nothing else is said.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// What librdkafka takes at least.
+pub const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Properties that the log's promise stands on, and why they are not the user's.
 const OURS: &[(&str, &str)] = &[
@@ -34,7 +34,7 @@ const OURS: &[(&str, &str)] = &[
     ("isolation.level", "readers see committed records only"),
     ("message.timeout.ms", "it must stay below the transaction's timeout"),
     ("partitioner", "it is murmur2, as in Java"),
-    ("transaction.timeout.ms", "it must stay above the record's timeout"),
+    ("transaction.timeout.ms", "it is `topic_log.transaction_timeout`"),
     ("transactional.id", "it is the writer's, and fences it"),
 ];
 
@@ -53,6 +53,8 @@ pub struct KafkaConfig {
     pub topics: TopicDefaults,
     /// A commit starts at the earliest this long after the last one.
     pub commit_interval: Duration,
+    /// How long the coordinator waits for an open transaction of a writer that fell silent.
+    pub transaction_timeout: Duration,
     /// Bytes of groups that may wait for commit, over all writers.
     pub queue_bytes: u32,
     /// Name of this worker in its group, the same whenever it comes back: then it gets back what it had without anybody else being
@@ -133,6 +135,7 @@ impl KafkaConfig {
                 overrides: Vec::new(),
             },
             commit_interval: Duration::from_millis(10),
+            transaction_timeout: TRANSACTION_TIMEOUT,
             queue_bytes: 16 << 20,
             instance_id: None,
             properties: BTreeMap::new(),
@@ -199,6 +202,11 @@ impl KafkaConfig {
         config
     }
 
+    /// A client that makes topics.
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.passed_through(self.client("admin"))
+    }
+
     /// A producer without transactions: each record counts alone.
     pub(super) fn producer(&self, role: &str) -> ClientConfig {
         let mut config = self.client(role);
@@ -215,10 +223,12 @@ impl KafkaConfig {
     /// A transactional producer.
     pub(super) fn transactional(&self, id: &str, transaction_timeout: Option<Duration>) -> ClientConfig {
         let mut config = self.producer(id);
-        let timeout = transaction_timeout.unwrap_or(TRANSACTION_TIMEOUT);
+        let timeout = transaction_timeout.unwrap_or(self.transaction_timeout).min(self.transaction_timeout);
+        // How long a record may wait for its broker: less, so that the writer hears of it before the coordinator acts.
+        let message_timeout = timeout * 3 / 4;
         config.set("transactional.id", id);
         config.set("transaction.timeout.ms", timeout.as_millis().to_string());
-        config.set("message.timeout.ms", timeout.min(MESSAGE_TIMEOUT).as_millis().to_string());
+        config.set("message.timeout.ms", message_timeout.as_millis().to_string());
         config.set("delivery.report.only.error", "true");
         config.set("statistics.interval.ms", "5000");
         config
@@ -318,6 +328,10 @@ mod tests {
         config.properties.insert("message.max.bytes".into(), "5000000".into());
         assert_eq!(config.record_bytes_max(), 5_000_000);
         assert_eq!(config.producer("p").get("message.max.bytes"), Some("5000000"));
+        config.properties.insert("ssl.ca.pem".into(), "-".into());
+        for client in [config.admin(), config.producer("p"), config.consumer("c", Isolation::Committed)] {
+            assert_eq!(client.get("ssl.ca.pem"), Some("-"), "{client:?}");
+        }
     }
 
     #[test]

@@ -111,6 +111,9 @@ impl ClientContext for Context {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.health.brokers_down(reason),
             _ => tracing::debug!(client = self.role, %error, reason, "librdkafka reports"),
         }
+        if let Some(code) = error.rdkafka_error_code() {
+            self.health.connection_failed(code, reason);
+        }
     }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {

@@ -15,6 +15,26 @@ pub(super) fn log_error(attempt: impl Into<String>, error: &KafkaError) -> LogEr
     }
 }
 
+const TLS_REMEDY: &str = "check `topic_log.tls`: `ca_file` must hold the authority of the brokers' certificate, which must have their name; and where they ask for one, `cert_file` and `key_file` a certificate of ours";
+
+/// No broker lets us in: what librdkafka said of the last attempt, and whether that is for a person to mend.
+pub(super) fn unreachable(attempt: String, why: Option<(RDKafkaErrorCode, String)>) -> LogError {
+    let Some((code, reason)) = why else { return io_error(attempt, "no broker answers") };
+    // Since TLS 1.3 a broker refuses our certificate after the handshake, and librdkafka calls that a failure to receive.
+    let refused_by_tls = reason.contains("SSL alert");
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of two hundred codes")]
+    let remedy = match code {
+        RDKafkaErrorCode::Authentication => {
+            "check `topic_log.sasl`: mechanism, user and password, or token, are not what the brokers expect"
+        }
+        RDKafkaErrorCode::SSL => TLS_REMEDY,
+        RDKafkaErrorCode::BrokerTransportFailure if refused_by_tls => TLS_REMEDY,
+        RDKafkaErrorCode::Resolve => "check the names in `topic_log.bootstrap_servers`",
+        _ => return io_error(attempt, reason),
+    };
+    LogError::Refused(format!("{attempt}: {reason}; {remedy}"))
+}
+
 /// As [`log_error`], from a code alone.
 pub(super) fn code_error(attempt: impl Into<String>, code: RDKafkaErrorCode) -> LogError {
     let attempt = attempt.into();
@@ -48,6 +68,9 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
         RDKafkaErrorCode::MessageSizeTooLarge => Some(
             "raise the topic's max.message.bytes to at least `topic_log.properties: { message.max.bytes: … }`",
         ),
+        RDKafkaErrorCode::InvalidTransactionTimeout => Some(
+            "lower `topic_log.transaction_timeout` to the brokers' transaction.max.timeout.ms, or raise that",
+        ),
         RDKafkaErrorCode::InvalidTopic => {
             Some("a topic's name is 1 to 249 letters, digits, `.`, `_` and `-`")
         }
@@ -76,5 +99,14 @@ mod tests {
             "{refused}"
         );
         assert!(matches!(code_error("write", RDKafkaErrorCode::AllBrokersDown), LogError::Io { .. }));
+    }
+
+    #[test]
+    fn a_wrong_password_is_for_a_person_and_a_broker_that_is_away_is_not() {
+        let told = |code| unreachable("find Kafka".to_owned(), Some((code, "why".to_owned())));
+        let wrong = told(RDKafkaErrorCode::Authentication);
+        assert!(matches!(&wrong, LogError::Refused(text) if text.contains("`topic_log.sasl`")), "{wrong}");
+        assert!(matches!(told(RDKafkaErrorCode::BrokerTransportFailure), LogError::Io { .. }));
+        assert!(matches!(unreachable("find Kafka".to_owned(), None), LogError::Io { .. }));
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::error::RDKafkaErrorCode;
 use serde::Deserialize;
 
 use crate::topic_log::LogHealth;
@@ -24,6 +25,8 @@ struct Inner {
     down: bool,
     /// When a failed connection was told of last.
     told: Option<Instant>,
+    /// Why the last one failed.
+    failed: Option<(RDKafkaErrorCode, String)>,
 }
 
 /// Failed connections are told of this often at most, over all clients.
@@ -97,6 +100,17 @@ impl Health {
         if !std::mem::replace(&mut inner.down, true) {
             tracing::warn!(reason, "no broker answers; connecting again");
         }
+    }
+    pub(super) fn connection_failed(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut inner = self.lock();
+        // That all brokers are down is told besides, and says less.
+        if code != RDKafkaErrorCode::AllBrokersDown || inner.failed.is_none() {
+            inner.failed = Some((code, reason.to_owned()));
+        }
+    }
+    /// What librdkafka said of the last connection that failed.
+    pub(super) fn why_unreachable(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.lock().failed.clone()
     }
     pub(super) fn statistics(&self, client: &str, json: &[u8]) {
         if let Ok(statistics) = serde_json::from_slice(json) {

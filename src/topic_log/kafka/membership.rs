@@ -69,7 +69,7 @@ struct KafkaMembership {
 
 impl KafkaMembership {
     async fn join(cluster: &Arc<Cluster>) -> Result<Self, LogError> {
-        let topic = format!("{}-shards", cluster.config.group);
+        let topic = cluster.shards_topic();
         let shards = cluster.ensure_topic(&topic, Made::Compacted { partitions: SHARDS }).await?;
         cluster.keep_to_itself(&topic);
         let (tell, told) = mpsc::channel(TOLD_MAX);

@@ -29,8 +29,8 @@ use super::{
 };
 use crate::topic_log::LogError;
 
-/// An open transaction ends at the latest a minute after its writer died, plus ten seconds of the coordinator's.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(90);
+/// An open transaction ends at the latest at its timeout; the coordinator looks every ten seconds, and may be on its way itself.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(30);
 
 /// A row: where it stands in its partition, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +76,12 @@ impl Mirror {
             changes: watch::Sender::new(0),
         });
         cluster.keep_to_itself(topic);
-        let consumer = follow(cluster, topic, partitions)?;
         let following = Arc::clone(&shared);
+        let consumer = blocking(move || {
+            let consumer = follow(&following.cluster, &following.topic, partitions)?;
+            Ok((following, consumer))
+        });
+        let (following, consumer) = consumer.await?;
         std::thread::Builder::new()
             .name("kafka-mirror".into())
             .spawn(move || following.run(&consumer))
@@ -119,7 +123,7 @@ impl Shared {
         let wanted: Vec<u32> = partition.map_or_else(|| (0..self.partitions).collect(), |p| vec![p]);
         let asked: Vec<_> = wanted.iter().map(|p| TopicPartition::new(Arc::clone(&self.topic), *p)).collect();
         let ends = self.cluster.extents(&asked, Offset::End, Isolation::Uncommitted)?;
-        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        let deadline = Instant::now() + self.cluster.config.transaction_timeout + CATCH_UP_GRACE;
         let mut followed = self.lock();
         loop {
             if let Some(why) = &followed.failed {
@@ -207,15 +211,19 @@ impl Shared {
     }
 }
 
+/// From numbers, not from "the beginning": librdkafka would ask where that is, and a broker that was told of the topic a moment after
+/// the others says that there is none, which ends the reading for good.
 fn follow(cluster: &Cluster, topic: &str, partitions: u32) -> Result<BaseConsumer<Context>, LogError> {
     let attempt = || format!("follow topic `{topic}`");
+    let asked: Vec<_> = (0..partitions).map(|n| TopicPartition::new(topic, n)).collect();
+    let starts = cluster.extents(&asked, Offset::Beginning, Isolation::Uncommitted)?;
     let group = format!("{}-mirror", cluster.config.group);
     let config = cluster.config.consumer(&group, Isolation::Committed);
     let consumer: BaseConsumer<Context> =
         config.create_with_context(cluster.context(topic)).map_err(|e| log_error(attempt(), &e))?;
     let mut all = TopicPartitionList::new();
-    for partition in 0..partitions {
-        all.add_partition_offset(topic, number(partition), Offset::Beginning)
+    for (partition, start) in starts {
+        all.add_partition_offset(topic, number(partition.partition), Offset::Offset(start))
             .map_err(|e| log_error(attempt(), &e))?;
     }
     consumer.assign(&all).map_err(|e| log_error(attempt(), &e))?;

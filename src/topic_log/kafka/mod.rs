@@ -9,7 +9,7 @@
 //! - **All state is in Kafka**, and read to the real end of its topic (`mirror`), so it does not matter which process wrote it.
 //!
 //! Reading order: `config`, `context` and `health` (how librdkafka is set up and what it tells), `cluster`, `transaction` and
-//! `writer`, `reader`, `mirror` with `positions` and `state`, `direct`, `membership`.
+//! `writer`, `reader`, `mirror` with `positions` and `state`, `direct`, `membership`, `probe`.
 
 mod cluster;
 pub mod config;
@@ -20,6 +20,7 @@ mod health;
 mod membership;
 mod mirror;
 mod positions;
+mod probe;
 mod reader;
 mod schemas;
 mod state;
@@ -44,7 +45,7 @@ use rowstream_api::{SourceOffsets, TopicOffsets, TopicPartition};
 use tokio::sync::{Mutex, Semaphore};
 
 use self::{
-    cluster::{Cluster, blocking, number},
+    cluster::{Cluster, OPEN_TIMEOUT, blocking, number},
     config::Isolation,
     context::Context,
     direct::DirectWriter,
@@ -56,6 +57,7 @@ use self::{
 };
 pub use self::{
     config::{KafkaConfig, KafkaSasl, KafkaTls, TopicDefaults, TopicSettings},
+    probe::probe,
     schemas::{SchemasTopic, Written},
 };
 use super::{
@@ -90,7 +92,7 @@ impl KafkaLog {
     /// for a minute.
     pub async fn open(config: KafkaConfig) -> Result<Arc<Self>, LogError> {
         let queue_bytes = config.queue_bytes as usize;
-        let cluster = blocking(move || Cluster::connect(config)).await?;
+        let cluster = blocking(move || Cluster::connect(config, OPEN_TIMEOUT)).await?;
         let offsets = Mirror::open(&cluster, &cluster.offsets_topic(), OFFSETS_PARTITIONS).await?;
         let sink_offsets =
             Mirror::open(&cluster, &cluster.sink_offsets_topic(), SINK_OFFSETS_PARTITIONS).await?;

@@ -391,7 +391,7 @@ impl Thread {
         }
         self.ends_asked = Instant::now();
         let partitions: Vec<TopicPartition> = self.followed.keys().cloned().collect();
-        if let Ok(ends) = self.cluster.extents(&partitions, Offset::End, Isolation::Committed) {
+        if let Ok(ends) = self.cluster.ends_at_once(&partitions) {
             for (partition, end) in ends {
                 if let Some(followed) = self.followed.get_mut(&partition) {
                     followed.end = followed.end.max(end);

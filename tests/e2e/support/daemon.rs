@@ -58,19 +58,21 @@ impl Daemon {
 
     /// As `new`, with its log on these brokers. It has a name in its group, so that it goes on at once when it was killed.
     pub fn on_kafka(kafka: &Kafka, partitions: u32) -> Self {
-        Self::of_group(kafka, partitions, json!("one"))
+        Self::of_group(kafka, json!({ "instance_id": "one", "topics": { "partitions": partitions } }))
     }
 
     /// One of several workers on these brokers, without a name: when it is gone, the others take over.
     pub fn in_group(kafka: &Kafka, partitions: u32) -> Self {
-        Self::of_group(kafka, partitions, json!(""))
+        Self::of_group(kafka, json!({ "topics": { "partitions": partitions } }))
     }
 
-    fn of_group(kafka: &Kafka, partitions: u32, instance_id: Value) -> Self {
-        let topic_log = json!({
-            "type": "kafka", "group": "e2e", "instance_id": instance_id, "bootstrap_servers": [kafka.servers()],
-            "topics": { "partitions": partitions },
-        });
+    /// A worker on these brokers; `settings` are laid over its `topic_log`.
+    pub fn of_group(kafka: &Kafka, settings: Value) -> Self {
+        let mut topic_log =
+            json!({ "type": "kafka", "group": "e2e", "bootstrap_servers": kafka.bootstrap() });
+        for (key, value) in settings.as_object().unwrap() {
+            topic_log[key] = value.clone();
+        }
         let mut daemon = Self::new(json!({ "topic_log": topic_log }));
         daemon.kafka = Some(kafka.clone());
         daemon
@@ -148,6 +150,13 @@ impl Daemon {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// SIGKILL, for one that must not have ended by itself.
+    pub fn kill_running(&self) {
+        let ended = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_mut().unwrap().try_wait();
+        assert!(ended.as_ref().is_ok_and(Option::is_none), "it ended by itself: {ended:?}\n{}", self.log());
+        self.kill();
     }
 
     /// SIGTERM, and its exit status.

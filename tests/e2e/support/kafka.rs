@@ -1,6 +1,10 @@
-//! A real Kafka of this test's own, which may be killed, and an independent consumer of its topics.
+//! A real Kafka of this test's own, which may be killed or put behind a proxy, and an independent consumer of its topics.
 
-use std::{path::Path, process::Command};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -11,14 +15,35 @@ use crate::python::python;
 #[derive(Debug, Clone)]
 pub struct Kafka {
     port: u16,
+    /// Where nodes answer.
     servers: String,
+    /// Where a worker looks for them.
+    bootstrap: String,
 }
 
 impl Kafka {
     /// An empty cluster of one node.
     pub fn empty(port: u16) -> Self {
+        Self::of(port, 1, "")
+    }
+
+    /// An empty cluster; `properties`, lines of `name=value`, are laid over those of its nodes.
+    pub fn of(port: u16, nodes: u16, properties: &str) -> Self {
         script(port, &["wipe"]);
-        Self { port, servers: script(port, &["up"]) }
+        let mut up = command(port, &["up"]);
+        let servers = said(up.env("KAFKA_NODES", nodes.to_string()).env("KAFKA_PROPERTIES", properties));
+        Self { port, bootstrap: servers.clone(), servers }
+    }
+
+    /// The same for a worker that only knows a proxy: brokers tell it the proxy's address as theirs.
+    pub fn behind_proxy(&self) -> Self {
+        Self { bootstrap: self.proxy().0.to_string(), ..self.clone() }
+    }
+
+    /// Where the proxy of the first node listens, and where it connects to.
+    pub fn proxy(&self) -> (SocketAddr, SocketAddr) {
+        let at = |offset| SocketAddr::from(([127, 0, 0, 1], self.port + offset));
+        (at(40), at(30))
     }
 
     /// The cluster goes when this does.
@@ -26,14 +51,38 @@ impl Kafka {
         Wiped(self.port)
     }
 
+    /// Where nodes answer, past any proxy.
     pub fn servers(&self) -> &str {
         &self.servers
     }
 
-    /// SIGKILL, and back again.
+    /// Where the first node wants TLS and SASL.
+    pub fn secure(&self) -> String {
+        format!("localhost:{}", self.port + 20)
+    }
+
+    /// The authority of its certificate; `client.pem` and `client.key` beside it are a client's.
+    pub fn ca(&self) -> PathBuf {
+        script(self.port, &["ca"]).into()
+    }
+
+    pub fn bootstrap(&self) -> Vec<&str> {
+        self.bootstrap.split(',').collect()
+    }
+
+    /// SIGKILL for the first node, and back again.
     pub fn kill_and_start(&self) {
-        script(self.port, &["kill", "1"]);
-        script(self.port, &["start", "1"]);
+        self.kill(1);
+        self.start(1);
+    }
+
+    /// SIGKILL; nodes count from one.
+    pub fn kill(&self, node: u16) {
+        script(self.port, &["kill", &node.to_string()]);
+    }
+
+    pub fn start(&self, node: u16) {
+        script(self.port, &["start", &node.to_string()]);
     }
 
     /// All committed records of a topic, as Confluent's Python client reads and decodes them.
@@ -67,11 +116,20 @@ impl Drop for Wiped {
 }
 
 fn script(port: u16, arguments: &[&str]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/kafka.sh");
+    said(&mut command(port, arguments))
+}
+
+fn command(port: u16, arguments: &[&str]) -> Command {
     let mut command = Command::new("bash");
-    command.arg(path).args(arguments).env("KAFKA_PORT", port.to_string());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/kafka.sh")).args(arguments);
+    // These are started often and work little.
+    command.env("KAFKA_PORT", port.to_string()).env("KAFKA_TIER", "1");
+    command
+}
+
+fn said(command: &mut Command) -> String {
     let out = command.output().unwrap();
-    assert!(out.status.success(), "kafka.sh {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 

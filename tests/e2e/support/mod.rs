@@ -5,6 +5,7 @@ pub mod http;
 pub mod kafka;
 pub mod mysql;
 pub mod postgres;
+pub mod proxy;
 pub mod receiver;
 pub mod registry;
 pub mod rig;
@@ -41,6 +42,12 @@ pub fn note(text: &str) {
 
 /// Tests that load the machine take turns, so that none of them measures another.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tests of Kafka's faults mostly wait for brokers to come back: they take turns among themselves, beside the others.
+pub fn turn_of_kafka_faults() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
