@@ -10,6 +10,7 @@ import time
 class Pair:
     def __init__(self, workers):
         self.workers, self.down = workers, None
+        self.told = 0
         self.binary = workers[0].binary
         self.unit = "offsets"  # the markers of commits take offsets too
 
@@ -38,11 +39,13 @@ class Pair:
         """Until both answer and everything runs."""
         for worker in self.workers:
             worker.wait()
-        self.until_owned(60, lambda owners: True)
+        self.until_owned(lambda owners: True)
 
     def kill(self):
-        """The one that runs the source, so that it hurts; so first somebody must."""
-        owner = self.until_owned(60, lambda owners: "shop" in owners)["shop"]
+        """The one that runs the source, so that it hurts; so first one must, and have told something since the last kill."""
+        self.until(lambda: sum(self.ends().values()) > self.told)
+        owner = self.until_owned(lambda owners: "shop" in owners)["shop"]
+        self.told = sum(self.ends().values())
         self.down = next(w for w in self.workers if w.url.endswith(f"//{owner}"))
         self.down.kill()
 
@@ -55,17 +58,23 @@ class Pair:
 
     def takeover(self):
         began, here = time.monotonic(), self.url.split("//")[1]
-        self.until_owned(60, lambda owners: set(owners.values()) == {here})
+        self.until_owned(lambda owners: set(owners.values()) == {here})
         print(f"  the other worker runs everything {time.monotonic() - began:.1f} s after the kill", flush=True)
 
-    def until_owned(self, patience, holds):
-        deadline = time.monotonic() + patience
+    def until_owned(self, holds):
+        """Until everything runs, by workers of which this holds; tells which runs what."""
+        return self.until(lambda: (owners := self.owners()) and None not in owners.values() and holds(owners) and owners)
+
+    def until(self, look):
+        deadline = time.monotonic() + 60
         while True:
-            owners = self.owners()
-            if owners and None not in owners.values() and holds(owners):
-                return owners
+            try:
+                if found := look():
+                    return found
+            except OSError:
+                pass  # It has just come back, and does not answer yet.
             if time.monotonic() > deadline:
-                raise RuntimeError(f"not everything runs: {owners}\n{self.tail()}")
+                raise RuntimeError(f"not in 60 s; what runs where: {self.owners()}\n{self.tail()}")
             time.sleep(0.1)
 
     def owners(self):

@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         while let Some(record) = polled {
             let record = record?;
             let read_at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
-            let id = record.key().and_then(|key| key.get(5..)).and_then(long).ok_or("a key without a number")?;
+            let id =
+                record.key().and_then(|key| key.get(5..)).and_then(long).ok_or("a key without a number")?;
             writeln!(out, "{id} {read_at}")?;
             polled = consumer.poll(Duration::ZERO);
         }

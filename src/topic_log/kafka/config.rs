@@ -17,6 +17,9 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a record may wait for its broker; below the transaction's timeout, so that the writer hears of it first.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// How often the clients that move records tell their numbers.
+pub(super) const STATISTICS_INTERVAL_MS: &str = "5000";
+
 /// Properties that the log's promise stands on, and why they are not the user's.
 const OURS: &[(&str, &str)] = &[
     ("acks", "records are durable when all in-sync replicas have them"),
@@ -220,7 +223,7 @@ impl KafkaConfig {
         config.set("transaction.timeout.ms", timeout.as_millis().to_string());
         config.set("message.timeout.ms", timeout.min(MESSAGE_TIMEOUT).as_millis().to_string());
         config.set("delivery.report.only.error", "true");
-        config.set("statistics.interval.ms", "5000");
+        config.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         config
     }
 

@@ -374,6 +374,7 @@ impl Thread {
     /// Answers the jobs of a failed transaction, and all behind them.
     fn end(self, jobs: Vec<Job>, failure: Failure) {
         self.cluster.health.goes_on(&self.id);
+        self.cluster.health.count("writers_failed_total", 1.0);
         let attempt = format!("commit a transaction of `{}`", self.id);
         let mut answer: Box<dyn FnMut() -> CommitError> = match failure {
             Failure::Again(why) => Box::new(move || {
