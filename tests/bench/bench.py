@@ -141,12 +141,15 @@ class Daemon:
             return 0
 
     def records_written(self):
+        return self.metric("rowstream_source_record_write_total{")
+
+    def metric(self, prefix):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return 0
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("rowstream_source_record_write_total{"))
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(prefix))
 
     def until(self, what, reached, patience=600):
         deadline = time.monotonic() + patience

@@ -2,7 +2,7 @@
 
 Worker, broker and database share the machine, as in every other benchmark here. The references are of the same run and the same bytes:
 the bare protocol drain of the database, and a bare producer that finds the encoded records in its memory, once idempotent only and once with
-transactions of the size that a source task makes under load. The difference of the two is what exactly-once costs.
+transactions of the size that rowstream just made. The difference of the two is what exactly-once costs.
 """
 
 import os
@@ -18,7 +18,6 @@ from bench import (MYSQL_COLUMNS, MYSQL_ROWS, ROOT, ROW, Daemon, MySqlServer, cp
 
 SCRIPT = ROOT / "tests/services/kafka.sh"
 PORT = "19392"  # a cluster of its own
-TRANSACTION_RECORDS = 10_000  # as src/topic_log/kafka/transaction.rs
 EXACTLY_ONCE_COST_MAX = 0.10
 LATENCY_P99_MAX_MS = 50
 
@@ -52,7 +51,7 @@ class Figures:
 
     def __init__(self, name, rows, kafka, options):
         self.name, self.rows, self.kafka, self.options = name, rows, kafka, options
-        self.drain, self.own, self.cpu, self.broker, self.rss = [], [], [], [], []
+        self.drain, self.own, self.cpu, self.broker, self.rss, self.transactions = [], [], [], [], [], []
         self.bare, self.bare_cpu, self.bare_broker = ({False: [], True: []} for _ in range(3))
 
     def measure(self, daemon):
@@ -65,6 +64,7 @@ class Figures:
         self.cpu.append(daemon.cpu_seconds() * 1e6 / self.rows)
         self.broker.append((self.kafka.cpu_seconds() - before) * 1e6 / self.rows)
         self.rss.append(daemon.peak_mib())
+        self.transactions.append(round(self.rows / daemon.metric("rowstream_log_commits_total ")))
 
     def measure_bare(self, topic, run):
         """The same bytes by a producer alone: first one way, then the other, and the next time the other way round."""
@@ -72,7 +72,7 @@ class Figures:
             target = f"bare{run}{'-transactions' if transactions else ''}"
             self.kafka.make_topic(target)
             before = self.kafka.cpu_seconds()
-            size = [str(TRANSACTION_RECORDS)] if transactions else []
+            size = [str(self.transactions[-1])] if transactions else []
             command = [self.options.examples / "bare_producer", self.kafka.servers, topic, target, *size]
             told = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.split()
             if int(told[0]) != self.rows:
@@ -83,13 +83,15 @@ class Figures:
 
     def warm(self):
         """Forgets what was measured: the first run is the broker's, whose machine compiles what it runs often."""
-        for figures in (self.drain, self.own, self.cpu, self.broker, self.rss, *self.bare.values(), *self.bare_cpu.values(), *self.bare_broker.values()):
+        bare = [figures for kind in (self.bare, self.bare_cpu, self.bare_broker) for figures in kind.values()]
+        for figures in [self.drain, self.own, self.cpu, self.broker, self.rss, self.transactions, *bare]:
             figures.clear()
 
     def tell(self):
         print(f"  {self.name}: drain {self.drain[-1]:,.0f} rows/s, bare producer {self.bare[False][-1]:,.0f} (with transactions {self.bare[True][-1]:,.0f}), "
               f"rowstream {self.own[-1]:,.0f}; CPU s/M: rowstream {self.cpu[-1]:.2f} + broker {self.broker[-1]:.2f}, bare producer "
-              f"{self.bare_cpu[False][-1]:.2f} (with transactions {self.bare_cpu[True][-1]:.2f})", file=sys.stderr)
+              f"{self.bare_cpu[False][-1]:.2f} (with transactions {self.bare_cpu[True][-1]:.2f}); {self.transactions[-1]:,} records a transaction",
+              file=sys.stderr)
 
     def result(self, drain):
         median = statistics.median
@@ -97,9 +99,10 @@ class Figures:
         # Of each run: the machine's other work meets both alike.
         cost = median(1 - with_them / without for with_them, without in zip(self.bare[True], self.bare[False]))
         about = (f"{drain}; {own / idempotent:.2f} of a bare idempotent producer of the same bytes; CPU s/M of broker {median(self.broker):.2f}, "
-                 f"of bare producer {median(self.bare_cpu[False]):.2f}, with transactions {median(self.bare_cpu[True]):.2f}")
+                 f"of bare producer {median(self.bare_cpu[False]):.2f}, with transactions of {median(self.transactions):,.0f} {median(self.bare_cpu[True]):.2f}")
         line = result(self.name, self.own, about, self.drain, self.cpu, self.rss)
-        return line | {"broker_cpu_s_per_million": round(median(self.broker), 2), "bare_producer_rows_per_s": round(idempotent),
+        return line | {"records_a_transaction": median(self.transactions), "broker_cpu_s_per_million": round(median(self.broker), 2),
+                       "bare_producer_rows_per_s": round(idempotent),
                        "exactly_once_cost": round(cost, 3),
                        "checks": [(cost <= EXACTLY_ONCE_COST_MAX, f"transactions cost {cost:.1%} of the bare producer, ≤ {EXACTLY_ONCE_COST_MAX:.0%}")]}
 
