@@ -34,6 +34,10 @@ def panel(title, unit, queries, about, kind="timeseries", width=12, height=8, **
             "defaults": defaults}
 
 
+def heading(title):
+    return panel(title, "", [], "", "row", 24, 1)
+
+
 def stat(title, unit, query, about, red_from=None):
     steps = [{"color": "green", "value": None}] + ([{"color": "red", "value": red_from}] if red_from is not None else [])
     return panel(title, unit, [(query, "")], about, "stat", 4, 4, thresholds={"mode": "absolute", "steps": steps})
@@ -132,6 +136,40 @@ LOGS = [
     panel("Last group", "bytes", [(f"rowstream_log_group_bytes_last{LOG}", "{{instance}}")], "Size of the newest commit."),
     panel("What sinks have still to read", "bytes", [(f'rowstream_sink_lag_bytes{{instance=~"$instance"}}', BY)], "Kept beyond retention until read."),
 ]
+KAFKA = [
+    stat("Brokers silent", "s", f"max(rowstream_log_broker_silence_seconds{LOG})", "Since a broker last answered a worker. Runbook: RowstreamKafkaUnreachable.", 60),
+    stat("Aborted, 1 h", "short", f"sum(increase(rowstream_log_transactions_aborted_total{LOG}[1h])) or vector(0)",
+         "Transactions that were undone and sent again. Runbook: RowstreamKafkaTransactionErrors.", 4),
+    stat("Writers lost, 1 h", "short", f"sum(increase(rowstream_log_writers_failed_total{LOG}[1h])) or vector(0)",
+         "Producers that were fenced, timed out or refused, so that their task began again. Runbook: RowstreamKafkaTransactionErrors.", 4),
+    stat("Rebalances, 1 h", "short", f"sum(increase(rowstream_log_group_rebalances_total{LOG}[1h])) or vector(0)",
+         "Shards given to or taken from a worker. A rollout makes some. Runbook: RowstreamGroupUnstable.", 40),
+    stat("Shards", "short", f"sum(rowstream_log_group_shards{LOG})", "Of each worker group 64; fewer while one's session has yet to end."),
+    stat("Queued", "bytes", f"sum(rowstream_log_queued_bytes{LOG})", "Handed to librdkafka, not yet at a broker."),
+    panel("Transactions", "ops", [(rate("rowstream_log_commits_total", LOG), "{{instance}} committed"),
+          (rate("rowstream_log_transactions_aborted_total", LOG), "{{instance}} aborted"),
+          (rate("rowstream_log_commit_retries_total", LOG), "{{instance}} asked again")],
+          "Asked again: a commit had no answer, and its outcome was not guessed."),
+    panel("Commit", "s", [(f"{rate('rowstream_log_commit_seconds_total', LOG)} / {rate('rowstream_log_commits_total', LOG)}", "{{instance}} mean")],
+          "The rest of the records, and three round trips to the brokers."),
+    panel("Records to and from brokers", "ops", [(rate("rowstream_log_sent_records_total", LOG), "{{instance}} sent"),
+          (rate("rowstream_log_received_records_total", LOG), "{{instance}} received")], "By librdkafka's own statistics, every 5 s."),
+    panel("Bytes to and from brokers", "Bps", [(rate("rowstream_log_sent_bytes_total", LOG), "{{instance}} sent"),
+          (rate("rowstream_log_received_bytes_total", LOG), "{{instance}} received")], "On the wire, compressed."),
+    panel("Broker round trip", "s", [(f"rowstream_log_broker_rtt_seconds{LOG}", "{{instance}} mean"),
+          (f"rowstream_log_broker_rtt_p99_seconds{LOG}", "{{instance}} p99")], "Of the slowest connection. A commit takes three."),
+    panel("Silence and retries", "short", [(f"rowstream_log_broker_silence_seconds{LOG}", "{{instance}} seconds without an answer"),
+          (rate("rowstream_log_request_retries_total", LOG), "{{instance}} requests retried/s"),
+          (rate("rowstream_log_queue_full_total", LOG), "{{instance}} queue full/s")],
+          "A full queue is back-pressure: brokers take less than sources give."),
+    panel("Clients and connections", "short", [(f"rowstream_log_producers{LOG}", "{{instance}} producers"), (f"rowstream_log_consumers{LOG}", "{{instance}} consumers"),
+          (f"rowstream_log_producer_connections{LOG} + rowstream_log_consumer_connections{LOG}", "{{instance}} connections")],
+          "One producer for each source task, one consumer for each sink task."),
+    panel("Worker group", "short", [(f"rowstream_log_group_shards{LOG}", "{{instance}} shards"),
+          (rate("rowstream_log_group_rebalances_total", LOG), "{{instance}} rebalances/s"),
+          (rate("rowstream_log_group_turned_out_total", LOG), "{{instance}} turned out/s")],
+          "Connectors follow shards by a hash of their name. Turned out: it stood still for longer than its session."),
+]
 
 
 def variable(name, label, query, **more):
@@ -149,6 +187,12 @@ def dashboard(name, title, panels):
         variables.append(variable("connector", "Connector", f"label_values({connectors}, connector)"))
     placed, x, y, row = [], 0, 0, 0
     for number, p in enumerate(panels, 1):
+        if p["kind"] == "row":
+            y, row = y + row, 1
+            placed.append({"id": number, "type": "row", "title": p["title"], "collapsed": False, "panels": [], "targets": [],
+                           "gridPos": {"x": 0, "y": y, "w": 24, "h": 1}})
+            x = 24
+            continue
         if x + p["width"] > 24:
             x, y, row = 0, y + row, 0
         targets = [{"refId": chr(ord("A") + i), "datasource": SOURCE, "expr": query, "legendFormat": legend, "range": p["kind"] == "timeseries",
@@ -173,7 +217,7 @@ def dashboard(name, title, panels):
 
 def main():
     stale = []
-    for name, title, panels in [("fleet", "Fleet", FLEET), ("source", "Sources", SOURCES), ("sink", "Sinks", SINKS), ("log", "Topic log", LOGS)]:
+    for name, title, panels in [("fleet", "Fleet", FLEET), ("source", "Sources", SOURCES), ("sink", "Sinks", SINKS), ("log", "Topic log", [*LOGS, heading("Kafka"), *KAFKA])]:
         file, text = HERE / f"{name}.json", json.dumps(dashboard(name, title, panels), indent=1, ensure_ascii=False) + "\n"
         if sys.argv[1:] != ["--check"]:
             file.write_text(text)

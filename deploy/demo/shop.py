@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 
 import outlet as second
+from pair import Pair
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLES = {
@@ -156,15 +157,18 @@ def transaction(chance):
 
 
 class Daemon:
-    def __init__(self, binary, directory, environment):
-        self.binary, self.log, self.process = binary, directory / "rowstream.log", None
+    unit = "records"
+
+    def __init__(self, binary, directory, environment, config="worker.yaml", name="rowstream"):
+        self.binary, self.log, self.process = binary, directory / f"{name}.log", None
+        self.logs = [self.log]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = dict(os.environ, **environment, ROWSTREAM_DATA_DIR=str(directory / "data"),
                                 ROWSTREAM_ADMIN__LISTEN=f"127.0.0.1:{self.port}")
-        self.config = ROOT / "config/examples/shop/worker.yaml"
+        self.config = ROOT / "config/examples/shop" / config
 
     def validate(self):
         return subprocess.run([self.binary, "validate", "--config", self.config], env=self.environment)
@@ -189,6 +193,9 @@ class Daemon:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    def while_down(self, chance):
+        time.sleep(chance.uniform(0, 0.5))
 
     def stop(self):
         if self.process and self.process.poll() is None:
@@ -348,18 +355,27 @@ Look at it:
   {daemon.binary} topics read shop.public.orders --url {daemon.url} --follow
   {daemon.binary} topics read outlet.outlet.sales --url {daemon.url} --follow     the outlet's, from MariaDB
   {daemon.binary} status --url {daemon.url}
-  tail -f {daemon.log}
+  tail -f {' '.join(map(str, daemon.logs))}
   ROWSTREAM_SERVICES={os.environ['ROWSTREAM_SERVICES']} sh tests/services/postgres.sh 15 client psql warehouse       the copy; `psql shop` is the original
 Ctrl-C ends it and removes everything.
 """)
 
 
+def until_captured(daemon):
+    """What is written before the slot stands, the snapshot alone can tell, and a row that is gone by then nobody."""
+    deadline = time.monotonic() + 60
+    while not json.loads(daemon.get("/connectors/shop/offsets"))["offsets"]:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the shop is not captured:\n{daemon.tail()}")
+        time.sleep(0.05)
+
+
 def progress(workload, daemon, receiver, kills):
     try:
-        records = f"{sum(daemon.ends().values()):>8,}"
+        records = f"{sum(end for topic, end in daemon.ends().items() if topic.startswith('shop.')):>8,}"
     except OSError:
         records = "   (down)"
-    print(f"  {workload.transactions:>7,} transactions   {records} records in topics   {len(receiver.accepted):>8,} webhooks"
+    print(f"  {workload.transactions:>7,} transactions   {records} {daemon.unit} in topics   {len(receiver.accepted):>8,} webhooks"
           + (f"   {kills} kills" if kills else ""), flush=True)
 
 
@@ -369,7 +385,7 @@ def check(psql, daemon, receiver, workload, outlet):
         time.sleep(chance.uniform(0.3, 3.0))
         daemon.kill()
         progress(workload, daemon, receiver, kill)
-        time.sleep(chance.uniform(0, 0.5))
+        daemon.while_down(chance)
         daemon.start()
     daemon.wait()
     time.sleep(2)
@@ -380,11 +396,22 @@ def check(psql, daemon, receiver, workload, outlet):
     return compare(psql, daemon, receiver, outlet)
 
 
+def make_daemon(arguments, directory, environment):
+    """What the demonstration talks to, and the workers behind it."""
+    if not arguments.kafka:
+        daemon = Daemon(arguments.binary, directory, environment)
+        return daemon, [daemon]
+    environment = dict(environment, KAFKA_SERVERS=arguments.kafka)
+    workers = [Daemon(arguments.binary, directory, environment, "worker-kafka.yaml", name) for name in ("worker-1", "worker-2")]
+    return Pair(workers), workers
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
     parser.add_argument("--postgres", required=True)
     parser.add_argument("--mariadb", required=True)
+    parser.add_argument("--kafka", metavar="SERVERS", help="run on this Kafka, with two workers of one group")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     # Ctrl-C and a polite kill end it the same way: through `finally`.
@@ -398,23 +425,34 @@ def main():
         outlet.set_up(password)
         receiver = Receiver(secret)
         port = arguments.postgres.rsplit(":", 1)[1].split("/")[0]
-        daemon = Daemon(arguments.binary, directory, {"SHOP_PORT": port, "SHOP_PASSWORD": password, "RECEIVER_URL": receiver.url,
-                                                      "RECEIVER_SECRET": secret, "OUTLET_PASSWORD": password,
-                                                      "OUTLET_PORT": arguments.mariadb.rsplit(":", 1)[1].strip("/"),
-                                                      "ROWSTREAM_CONNECTORS": str(second.connectors(directory))})
-        print("$ rowstream validate --config config/examples/shop/worker.yaml", flush=True)
+        environment = {"SHOP_PORT": port, "SHOP_PASSWORD": password, "RECEIVER_URL": receiver.url, "RECEIVER_SECRET": secret,
+                       "OUTLET_PASSWORD": password, "OUTLET_PORT": arguments.mariadb.rsplit(":", 1)[1].strip("/"),
+                       "ROWSTREAM_CONNECTORS": str(second.connectors(directory))}
+        daemon, workers = make_daemon(arguments, directory, environment)
+        config = f"config/examples/shop/{workers[0].config.name}"
+        print(f"$ rowstream validate --config {config}", flush=True)
         daemon.validate().check_returncode()
-        print("$ rowstream run --config config/examples/shop/worker.yaml", flush=True)
+        for worker in workers:
+            print((f"$ ROWSTREAM_ADMIN__LISTEN=127.0.0.1:{worker.port} " if arguments.kafka else "$ ") + f"rowstream run --config {config}", flush=True)
         daemon.start()
         daemon.wait()
+        until_captured(daemon)
         workload = Workload(psql)
         outlet.start()
         look_at(daemon, directory)
         if arguments.check:
             agreed = check(psql, daemon, receiver, workload, outlet)
+        watched = 0
         while not arguments.check:
             time.sleep(2)
+            watched += 1
             progress(workload, daemon, receiver, 0)
+            if arguments.kafka and watched == 8:
+                print("  Now the worker that runs the source is killed with SIGKILL", flush=True)
+                daemon.kill()
+                daemon.takeover()
+                daemon.start()
+                print("  The killed one is back", flush=True)
     except KeyboardInterrupt:
         print("\nStopping.")
         agreed = not arguments.check
@@ -427,7 +465,7 @@ def main():
             daemon.stop()
         tear_down(psql)
         shutil.rmtree(directory, ignore_errors=True)
-        print("Cleaned up: the daemon, its data, the databases and the slot are gone.")
+        print("Cleaned up: " + ("both workers" if arguments.kafka else "the daemon, its data") + ", the databases and the slot are gone.")
     sys.exit(0 if agreed else 1)
 
 

@@ -1,7 +1,8 @@
-//! The reference of the Kafka benchmark: what an idempotent producer alone makes of the bytes of a topic.
+//! The reference of the Kafka benchmarks: what a producer alone makes of the bytes of a topic, with transactions and without.
 //!
-//! `bare_producer SERVERS FROM TO` reads `FROM` into memory, then produces the same records to `TO` (which must exist) and prints
-//! the seconds and the CPU seconds that producing them took.
+//! `bare_producer SERVERS FROM TO [RECORDS]` reads `FROM` into memory, then produces the same records to `TO` (which must exist) and
+//! prints how many they were, and the seconds and CPU seconds that producing them took. Without `RECORDS` the producer is idempotent and
+//! nothing more; with it each so many records are a transaction, one after the other as a source task's are.
 
 use std::{
     error::Error,
@@ -18,29 +19,58 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
     topic_partition_list::Offset,
 };
+use rowstream_kafka_ffi::commit;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, servers, from, to] = &arguments[..] else { return Err("expected SERVERS FROM TO".into()) };
+    let (servers, from, to, transaction) = match &arguments[..] {
+        [_, servers, from, to] => (servers, from, to, None),
+        [_, servers, from, to, records] => (servers, from, to, Some(records.parse()?)),
+        _ => return Err("expected SERVERS FROM TO [RECORDS]".into()),
+    };
     let records = read(servers, from)?;
-    let producer: BaseProducer = ClientConfig::new()
+    let mut config = ClientConfig::new();
+    config
         .set("bootstrap.servers", servers)
         .set("enable.idempotence", "true")
         .set("compression.type", "lz4")
         .set("linger.ms", "5")
-        .set("queue.buffering.max.messages", "10000")
-        .create()?;
-    producer.client().fetch_metadata(Some(to), PATIENCE)?;
-    let (began, cpu) = (Instant::now(), cpu_seconds()?);
-    for record in &records {
-        send(&producer, to, record)?;
+        .set("queue.buffering.max.messages", "10000");
+    if transaction.is_some() {
+        config.set("transactional.id", to).set("delivery.report.only.error", "true");
     }
-    producer.flush(PATIENCE)?;
+    let producer: BaseProducer = config.create()?;
+    producer.client().fetch_metadata(Some(to), PATIENCE)?;
+    if transaction.is_some() {
+        producer.init_transactions(PATIENCE)?;
+    }
+    let (began, cpu) = (Instant::now(), cpu_seconds()?);
+    match transaction {
+        Some(size) => transact(&producer, to, &records, size)?,
+        None => {
+            send_all(&producer, to, &records)?;
+            producer.flush(PATIENCE)?;
+        }
+    }
     let mut line = String::new();
     writeln!(line, "{} {:.3} {:.3}", records.len(), began.elapsed().as_secs_f64(), cpu_seconds()? - cpu)?;
     std::io::stdout().write_all(line.as_bytes())?;
+    Ok(())
+}
+
+fn transact(
+    producer: &BaseProducer,
+    to: &str,
+    records: &[OwnedMessage],
+    size: usize,
+) -> Result<(), Box<dyn Error>> {
+    for records in records.chunks(size.max(1)) {
+        producer.begin_transaction()?;
+        send_all(producer, to, records)?;
+        commit(producer, PATIENCE).map_err(|e| format!("{}: {}", e.code, e.text))?;
+    }
     Ok(())
 }
 
@@ -68,9 +98,13 @@ fn read(servers: &str, topic: &str) -> Result<Vec<OwnedMessage>, Box<dyn Error>>
     Ok(records)
 }
 
-fn send(producer: &BaseProducer, topic: &str, record: &OwnedMessage) -> Result<(), KafkaError> {
+fn send_all(producer: &BaseProducer, to: &str, records: &[OwnedMessage]) -> Result<(), KafkaError> {
+    records.iter().try_for_each(|record| send(producer, to, record))
+}
+
+fn send(producer: &BaseProducer, to: &str, record: &OwnedMessage) -> Result<(), KafkaError> {
     loop {
-        let mut copy = BaseRecord::<[u8], [u8]>::to(topic).partition(0);
+        let mut copy = BaseRecord::<[u8], [u8]>::to(to).partition(0);
         copy.key = record.key();
         copy.payload = record.payload();
         match producer.send(copy) {

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # tests/bench/run.sh [NAME...] [--rows N] [--runs N] [--json FILE]     measures rowstream against what its systems can do themselves
 # Names: pg-stream-small pg-stream-large pg-sink-upsert mysql-stream-small mysql-stream-bulk mariadb-stream-small mysql-sink-upsert
-# pg-kafka-stream latency mysql-latency idle. All without a name. Reference and rowstream take turns on the same data;
-# medians are printed, ratios first. A PostgreSQL 15 (a MySQL 9.7, a MariaDB 11.8, a Kafka) of its own is started for it and removed after.
+# latency mysql-latency idle, and on Kafka pg-kafka-stream mysql-kafka-stream kafka-pg-sink kafka-latency. All without a name.
+# Reference and rowstream take turns on the same data; medians are printed, ratios first. Servers of its own are started for it and
+# removed after.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-case "${1:-}" in -h | --help) sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 sh tests/services/postgres.sh 15 up >/dev/null # unpacks it
 sh tests/services/mysql.sh mysql-9.7 up >/dev/null
 sh tests/services/mysql.sh mariadb-11.8 up >/dev/null
 cargo build --release --bin rowstream --example upsert_ceiling
-cargo build --release -p rowstream-kafka-ffi --example bare_producer
+cargo build --release -p rowstream-kafka-ffi --examples
 target=$(cargo metadata --format-version 1 --no-deps --offline | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-exec python3 tests/bench/bench.py --binary "$target/release/rowstream" --bare-producer "$target/release/examples/bare_producer" "$@"
+exec python3 tests/bench/main.py --binary "$target/release/rowstream" "$@"

@@ -366,6 +366,9 @@ def exported():
         names[f"rowstream_connector_{name}"] = {"connector", "task"}
     for name in literals("src/topic_log", r'(?:insert\(\s*|^\s*\()"([a-z_0-9]+)"') :
         names[f"rowstream_log_{name}"] = set()
+    # Counters of the Kafka log, which are there from the start.
+    for name in literals("src/topic_log/kafka", r'\n\s+"([a-z_]+_total)",'):
+        names[f"rowstream_log_{name}"] = set()
     for name in literals("src/topic_log", r'\n\s*\("([a-z_0-9]+)", '):
         names[f"rowstream_log_{name}"] = set()
     return names

@@ -123,7 +123,7 @@ start() {
 ready() {
     for _ in $(seq 900); do
         if grep -qs 'Kafka Server started' "$run/n$1/server.log"; then return; fi
-        alive "$1" || { tail -20 "$run/n$1/out.log" "$run/n$1/server.log" >&2; die "node $1 ended"; }
+        alive "$1" || { tail -n 20 "$run/n$1/out.log" "$run/n$1/server.log" >&2; die "node $1 ended"; }
         sleep 0.1
     done
     die "node $1 is not ready after 90 s: $run/n$1/server.log"

@@ -182,6 +182,7 @@ impl Cluster {
             .uncommitted
             .fetch_metadata(None, ANSWER_TIMEOUT)
             .map_err(|e| log_error("ask Kafka for its topics", &e))?;
+        self.health.answered();
         let mut topics = BTreeMap::new();
         for topic in found.topics().iter().filter(|t| t.error().is_none()) {
             let count = u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX);

@@ -17,6 +17,9 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
 /// What librdkafka takes at least.
 pub const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
+/// How often the clients that move records tell their numbers.
+pub(super) const STATISTICS_INTERVAL_MS: &str = "5000";
+
 /// Properties that the log's promise stands on, and why they are not the user's.
 const OURS: &[(&str, &str)] = &[
     ("acks", "records are durable when all in-sync replicas have them"),
@@ -230,7 +233,7 @@ impl KafkaConfig {
         config.set("transaction.timeout.ms", timeout.as_millis().to_string());
         config.set("message.timeout.ms", message_timeout.as_millis().to_string());
         config.set("delivery.report.only.error", "true");
-        config.set("statistics.interval.ms", "5000");
+        config.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         config
     }
 

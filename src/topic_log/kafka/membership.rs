@@ -32,6 +32,7 @@ use super::{
     config::Isolation,
     context::Context,
     errors::{io_error, log_error},
+    health::Health,
 };
 use crate::topic_log::{Assignment, LogError, Membership, WorkerGroup};
 
@@ -114,6 +115,7 @@ impl Member {
         let inner = self.cluster.context("member");
         let context = MemberContext {
             inner,
+            health: Arc::clone(&self.cluster.health),
             tell: self.tell.clone(),
             runtime: self.runtime.clone(),
             answered: Mutex::new(Instant::now()),
@@ -155,6 +157,8 @@ impl Member {
                 );
             }
             if slept || turned_out.is_some() {
+                self.cluster.health.count("group_turned_out_total", 1.0);
+                self.cluster.health.rebalanced(0);
                 self.give_up();
                 consumer = None;
             }
@@ -230,6 +234,7 @@ fn member_of(cluster: &Cluster, context: MemberContext) -> Result<BaseConsumer<M
 /// Tells of rebalances, from inside `poll`.
 struct MemberContext {
     inner: Context,
+    health: Arc<Health>,
     tell: mpsc::Sender<Assignment>,
     runtime: Handle,
     /// When the last rebalance that waited for the worker had its answer.
@@ -261,7 +266,10 @@ impl ConsumerContext for MemberContext {
         }
     }
 
-    fn post_rebalance(&self, _consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        // What can't be told now is told at the next rebalance.
+        let ours = consumer.assignment().map_or(0, |partitions| partitions.count());
+        self.health.rebalanced(u32::try_from(ours).unwrap_or(u32::MAX));
         if let Rebalance::Assign(partitions) = rebalance {
             let shards = shards_of(partitions);
             if !shards.is_empty() {

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use super::{
     cluster::{Cluster, number},
-    config::Isolation,
+    config::{Isolation, STATISTICS_INTERVAL_MS},
     context::Context,
     errors::{io_error, log_error},
 };
@@ -87,6 +87,7 @@ impl KafkaReader {
         let attempt = || format!("open a reader of group `{group}`");
         let mut config = cluster.config.consumer(group, Isolation::Committed);
         config.set("client.id", format!("rowstream-{}-{group}", cluster.config.group));
+        config.set("statistics.interval.ms", STATISTICS_INTERVAL_MS);
         let consumer: BaseConsumer<Context> = config
             .create_with_context(cluster.context(&format!("{group}-reader")))
             .map_err(|e| log_error(attempt(), &e))?;

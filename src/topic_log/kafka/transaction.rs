@@ -5,6 +5,9 @@
 //!                                           ▲ polled by a second thread: failed deliveries, log lines, statistics
 //! ```
 //!
+//! Under light load what comes within the commit interval is collected first and then committed, which is quick. Under load the
+//! transaction stays open for longer and what comes is sent at once, so brokers write while the source encodes, and commits are few.
+//!
 //! Why nothing is lost or doubled:
 //! - A job is answered `Ok` only when a commit that holds all of it was answered; jobs commit in order, several at once at most.
 //! - A commit without an answer goes on in librdkafka. The same call is made again until it answers; never abort, never begin.
@@ -42,6 +45,11 @@ use crate::topic_log::{CommitError, LogError, RecordRef, TopicBatch};
 const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 /// And beyond this many records.
 const TRANSACTION_RECORDS_MAX: usize = 10_000;
+/// A transaction of this size within one commit interval is load.
+const LOADED_BYTES: usize = 128 << 10;
+/// Under load a commit comes at the earliest this long after the last one: one every 10 ms doubles the brokers' work, one every
+/// 50 ms adds a fifth to it.
+const LOADED_INTERVAL: Duration = Duration::from_millis(50);
 /// One wait for a commit: short, so that the end of the owner is seen.
 const COMMIT_SLICE: Duration = Duration::from_secs(3);
 /// How long a commit without an answer is followed after its owner has gone.
@@ -189,8 +197,8 @@ impl Thread {
 
     fn run(mut self) {
         while let Ok(first) = self.inbox.recv() {
-            let jobs = self.collect(first);
-            if let Err(failure) = self.transact(&jobs) {
+            let mut jobs = self.collect(first);
+            if let Err(failure) = self.transact(&mut jobs) {
                 self.end(jobs, failure);
                 return;
             }
@@ -220,7 +228,7 @@ impl Thread {
         jobs
     }
 
-    fn transact(&mut self, jobs: &[Job]) -> Result<(), Failure> {
+    fn transact(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         let mut why = String::new();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
@@ -233,7 +241,11 @@ impl Thread {
                 std::thread::sleep(Duration::from_millis(50 << attempt));
             }
             self.producer.0.begin_transaction().map_err(|e| dead(&e))?;
-            match self.fill(jobs).and_then(|()| self.commit()) {
+            let filled = match attempt {
+                0 => self.send_all(jobs).and_then(|()| self.send_what_comes(jobs)),
+                _ => self.send_all(jobs),
+            };
+            match filled.and_then(|()| self.send_positions(jobs)).and_then(|()| self.commit()) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Again(reason)) => {
                     self.abort()?;
@@ -250,8 +262,26 @@ impl Thread {
         Err(Failure::Again(why))
     }
 
-    /// The records of all jobs, and last the newest position of each key.
-    fn fill(&self, jobs: &[Job]) -> Result<(), Failure> {
+    /// While there is much to write the transaction goes on: what comes is sent at once, and committed together.
+    fn send_what_comes(&self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+        let Some(last) = self.last_commit else { return Ok(()) };
+        let due = last + self.cluster.config.commit_interval.max(LOADED_INTERVAL);
+        let (mut bytes, mut records) =
+            jobs.iter().map(size).fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
+        while (LOADED_BYTES..TRANSACTION_BYTES_MAX).contains(&bytes) && records < TRANSACTION_RECORDS_MAX {
+            let wait = due.saturating_duration_since(Instant::now());
+            // Nothing more, or nobody to send more.
+            let Ok(job) = self.inbox.recv_timeout(wait) else { break };
+            let more = size(&job);
+            (bytes, records) = (bytes + more.0, records + more.1);
+            jobs.push(job);
+            self.send_all(jobs.last().map_or(&[], std::slice::from_ref))?;
+        }
+        Ok(())
+    }
+
+    /// The records of these jobs.
+    fn send_all(&self, jobs: &[Job]) -> Result<(), Failure> {
         let damaged = |e: LogError| Failure::Refused(e);
         for batch in jobs.iter().flat_map(|job| &job.batches) {
             let (topic, partition) = (&*batch.partition.topic, number(batch.partition.partition));
@@ -260,6 +290,11 @@ impl Thread {
                 self.send(native(topic, partition, &record))?;
             }
         }
+        Ok(())
+    }
+
+    /// The newest position of each key, behind all records.
+    fn send_positions(&self, jobs: &[Job]) -> Result<(), Failure> {
         let mut newest = BTreeMap::new();
         for position in jobs.iter().flat_map(|job| &job.positions) {
             newest.insert((&position.topic, position.partition, &position.key), position.value.as_deref());
@@ -374,6 +409,7 @@ impl Thread {
     /// Answers the jobs of a failed transaction, and all behind them.
     fn end(self, jobs: Vec<Job>, failure: Failure) {
         self.cluster.health.goes_on(&self.id);
+        self.cluster.health.count("writers_failed_total", 1.0);
         let attempt = format!("commit a transaction of `{}`", self.id);
         let mut answer: Box<dyn FnMut() -> CommitError> = match failure {
             Failure::Again(why) => Box::new(move || {
