@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from bench import (MYSQL_COLUMNS, MYSQL_ROWS, ROOT, ROW, Daemon, MySqlServer, cpu_seconds, drop_source, make_source, mysql_source, quietly,
+from bench import (MYSQL_COLUMNS, MYSQL_ROWS, ROOT, ROW, Daemon, MySqlServer, cpu_seconds, drop_source, make_source, mysql_source,
                    result, safely, source, upsert)
 
 SCRIPT = ROOT / "tests/services/kafka.sh"
