@@ -87,13 +87,12 @@ archive() { # a broker's classes, ready to be mapped: every later start takes ha
     [ ! -e "$tree/classes.jsa" ] || return 0
     (
         run=$tree/archiving port=19042 nodes=1 KAFKA_PROPERTIES=""
+        trap 'halt 1 KILL; rm -rf "$run"' EXIT
         rm -rf "$run"; mkdir -p "$run"; certificates
         jvm+=("-XX:ArchiveClassesAtExit=$tree/classes.new")
         start 1; ready 1; halt 1 TERM
-        rm -rf "$run"
-    )
-    # Without it everything works, more slowly.
-    mv "$tree/classes.new" "$tree/classes.jsa" || return 0
+        mv "$tree/classes.new" "$tree/classes.jsa"
+    ) || { echo "kafka.sh: without an archive of classes; brokers start more slowly" >&2; return 0; }
     jvm+=("-XX:SharedArchiveFile=$tree/classes.jsa")
 }
 
