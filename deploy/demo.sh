@@ -84,7 +84,7 @@ if [ "$kafka" ]; then
     options+=(--kafka "$kafka")
 fi
 next "Building rowstream (the first time a few minutes; cargo shows how far it is)"
-binary=${ROWSTREAM_DEMO_BINARY:-}
+binary=${ROWSTREAM_DEMO_BINARY:-} # one that is built already
 if [ -z "$binary" ]; then
     cargo build --release --bin rowstream
     binary=$(cargo metadata --format-version 1 --no-deps --offline |

@@ -92,7 +92,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
         stop_timeout: config.stop_timeout,
         exclusive: Exclusive::default(),
     };
-    let worker = Worker::new(context, worker_id(bound));
+    let worker = Worker::new(context, config.admin.advertised.clone().unwrap_or_else(|| worker_id(bound)));
     let problems = FileProblems::default();
     let stop = CancellationToken::new();
     let state = AdminState {

@@ -51,11 +51,13 @@ pub struct WorkerConfig {
 pub struct AdminConfig {
     /// Address of the REST API, health, metrics and the schema registry.
     pub listen: SocketAddr,
+    /// Where others find that address; what `worker_id` says.
+    pub advertised: Option<String>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8083)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8083)), advertised: None }
     }
 }
 
@@ -111,7 +113,7 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "topic_log.commit_interval",
         FieldKind::Duration,
         Some("10ms"),
-        "Under load, how long a commit may wait for more records; on Kafka the shortest time between two commits of a task. Light traffic commits at once.",
+        "Under load, how long a commit may wait for more records; on Kafka the shortest time between two commits of a task, and 50ms at least while there is much to write. Light traffic commits at once.",
         "10ms",
     ),
     FieldDoc::optional(
@@ -353,6 +355,13 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "127.0.0.1:8083",
     ),
     FieldDoc::optional(
+        "admin.advertised",
+        FieldKind::Text,
+        None,
+        "Host and port at which others reach `admin.listen`; `worker_id` in a status says this. When not given, the address that is listened on, or the machine's name where that is every address. In a pod it is best the pod's own address.",
+        "${env:POD_IP}:8083",
+    ),
+    FieldDoc::optional(
         "stop_timeout",
         FieldKind::Duration,
         Some("25s"),
@@ -392,6 +401,11 @@ impl WorkerConfig {
                 "expected an address and a port, such as `127.0.0.1:8083` or `0.0.0.0:8083`",
             );
         }
+        if let Some(Value::String(advertised)) = spec::lookup(&typed, "admin.advertised")
+            && host_and_port(advertised).is_none()
+        {
+            errors.push("admin.advertised", "expected a host and a port, such as `cdc-0.cdc:8083`");
+        }
         let fields = match typed.remove("topic_log") {
             Some(Value::Object(fields)) => fields,
             Some(_) | None => Map::new(),
@@ -410,6 +424,7 @@ impl WorkerConfig {
         })?;
         let base = file.parent().unwrap_or(Path::new("."));
         config.topic_log = topic_log;
+        config.admin.advertised = config.admin.advertised.as_deref().and_then(host_and_port);
         config.data_dir = base.join(&config.data_dir);
         config.connectors = base.join(&config.connectors);
         config.schema_registry.relative_to(base);
@@ -426,6 +441,18 @@ impl WorkerConfig {
         let directory = document.get("connectors")?.as_str()?;
         Some(file.parent().unwrap_or(Path::new(".")).join(directory))
     }
+}
+
+/// `host:port` as a URL has it: an IPv6 address, also one that came without, stands in brackets.
+fn host_and_port(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    port.parse::<u16>().ok().filter(|port| *port > 0)?;
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    if bare.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Some(format!("[{bare}]:{port}"));
+    }
+    let named = !host.is_empty() && !host.contains([':', '/', '[', ']', ' ']);
+    named.then(|| text.to_owned())
 }
 
 /// The file, with the environment laid over it.
@@ -466,6 +493,18 @@ mod tests {
         assert_eq!(config.stop_timeout, Duration::from_secs(3));
         let TopicLogConfig::Embedded(log) = config.topic_log else { panic!("not the default") };
         assert_eq!(log.segment_size.0, 64 << 20);
+    }
+
+    #[test]
+    fn an_advertised_address_is_a_host_and_a_port() {
+        for good in ["cdc-0.cdc:8083", "10.0.0.7:8083", "[fd00::7]:8083"] {
+            assert_eq!(host_and_port(good).as_deref(), Some(good));
+        }
+        // As Kubernetes gives a pod's address.
+        assert_eq!(host_and_port("fd00::7:8083").as_deref(), Some("[fd00::7]:8083"));
+        for bad in ["cdc", "cdc:", ":8083", "cdc:0", "http://cdc:8083", "[cdc]:8083"] {
+            assert_eq!(host_and_port(bad), None, "{bad}");
+        }
     }
 
     #[test]

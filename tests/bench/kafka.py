@@ -161,7 +161,7 @@ def mysql_stream(name, options, server):
         for run, daemon in enumerate(daemons):
             began = time.monotonic()
             with open(os.devnull, "w") as nowhere:
-                mysql.client("mysqlbinlog", "--read-from-remote-server", "--to-last-log", "--base64-output=never", first, stdout=nowhere)
+                mysql.client("mysqlbinlog", "--read-from-remote-server", "--to-last-log", "--base64-output=decode-rows", first, stdout=nowhere)
             figures.drain.append(options.rows / (time.monotonic() - began))
             figures.measure(daemon)
             daemon.stop()

@@ -10,7 +10,7 @@ case "${1:-}" in -h | --help) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;
 sh tests/services/postgres.sh 15 up >/dev/null # unpacks it
 sh tests/services/mysql.sh mysql-9.7 up >/dev/null
 sh tests/services/mysql.sh mariadb-11.8 up >/dev/null
-cargo build --release --bin rowstream --example upsert_ceiling
-cargo build --release -p rowstream-kafka-ffi --examples
+# In one go: each package alone would have its dependencies built with features of its own.
+cargo build --release -p rowstream -p rowstream-kafka-ffi --bin rowstream --example upsert_ceiling --example bare_producer --example watch
 target=$(cargo metadata --format-version 1 --no-deps --offline | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 exec python3 tests/bench/main.py --binary "$target/release/rowstream" "$@"

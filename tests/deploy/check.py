@@ -275,7 +275,7 @@ def worker(render):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("a certificate")
         (base / "worker.yaml").write_text(text.replace("/etc/rowstream/secrets", f"{base}/secrets"))
-        environment = {**os.environ, "SHOP_PASSWORD": "x", "KAFKA_PASSWORD": "x"}
+        environment = {**os.environ, "SHOP_PASSWORD": "x", "KAFKA_PASSWORD": "x", "POD_IP": "fd00::7"}
         out = run(BINARY, "validate", "--config", base / "worker.yaml", env=environment)
         # 69: neither the databases of the examples nor the registry are there.
         wanted = 69 if files or settings["schema_registry"]["type"] == "confluent" else 0

@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
       "connectors" "/etc/rowstream/connectors.d"
       "topic_log" $log
       "schema_registry" .Values.schemaRegistry
-      "admin" (dict "listen" "0.0.0.0:8083")
+      "admin" (dict "listen" "0.0.0.0:8083" "advertised" "${env:POD_IP}:8083")
       "stop_timeout" (printf "%ds" (int .Values.worker.stopTimeoutSeconds))
       "stall_timeout" .Values.worker.stallTimeout }}
 {{- toYaml (mergeOverwrite $worker (deepCopy .Values.worker.extra)) }}
