@@ -30,7 +30,7 @@ use crate::{
 const SEED: u64 = 20_261_122;
 const PARTITIONS: u32 = 3;
 /// How long writers rest between transactions.
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A source and its copy, and rows by which to see that changes flow.
 struct Shop {
