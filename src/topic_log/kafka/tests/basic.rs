@@ -60,6 +60,9 @@ async fn readers_start_where_they_are_told() {
     let log = open(&config).await;
     let mut writer = log.writer("c-0").await.unwrap();
     commit(&mut writer, group(1, vec![to(&topic, &["a", "b", "c"])])).await.unwrap();
+    // A commit is answered before readers see it; who asks for a place has read up to there.
+    let mut from_a = reader(&log, &topic, SeekTo::Earliest).await;
+    assert_eq!(texts(&next_batch(&mut from_a).await), ["a", "b", "c"]);
     let mut from_b = reader(&log, &topic, SeekTo::Offset(1)).await;
     assert_eq!(texts(&next_batch(&mut from_b).await), ["b", "c"]);
     let mut from_end = reader(&log, &topic, SeekTo::End).await;
