@@ -186,6 +186,14 @@ class Daemon:
                 time.sleep(0.05)
         raise RuntimeError(f"the daemon does not answer:\n{self.tail()}")
 
+    def until_captured(self, *names):
+        """A change is in its topic if it came after the source's first position; before it only the snapshot tells of the row."""
+        deadline = time.monotonic() + 60
+        while not all(json.loads(self.get(f"/connectors/{name}/offsets"))["offsets"] for name in names):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no position of a source is stored:\n{self.tail()}")
+            time.sleep(0.05)
+
     def kill(self):
         self.process.kill()
         self.process.wait()
@@ -407,6 +415,7 @@ def main():
         print("$ rowstream run --config config/examples/shop/worker.yaml", flush=True)
         daemon.start()
         daemon.wait()
+        daemon.until_captured("shop", "outlet")
         workload = Workload(psql)
         outlet.start()
         look_at(daemon, directory)
