@@ -35,6 +35,7 @@ class Outlet:
         return done.stdout
 
     def set_up(self, password):
+        self.run("DROP DATABASE IF EXISTS outlet; DROP USER IF EXISTS rowstream@'127.0.0.1'")
         self.run(f"CREATE DATABASE outlet CHARACTER SET utf8mb4; {SCHEMA} CREATE USER rowstream@'127.0.0.1' IDENTIFIED BY '{password}';"
                  "GRANT SELECT, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO rowstream@'127.0.0.1'")
 

@@ -361,12 +361,12 @@ Ctrl-C ends it and removes everything.
 """)
 
 
-def until_captured(daemon):
-    """What is written before the slot stands, the snapshot alone can tell, and a row that is gone by then nobody."""
+def until_captured(daemon, *names):
+    """What is written before a source's first position, the snapshot alone can tell, and a row that is gone by then nobody."""
     deadline = time.monotonic() + 60
-    while not json.loads(daemon.get("/connectors/shop/offsets"))["offsets"]:
+    while not all(json.loads(daemon.get(f"/connectors/{name}/offsets"))["offsets"] for name in names):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"the shop is not captured:\n{daemon.tail()}")
+            raise RuntimeError(f"no position of a source is stored:\n{daemon.tail()}")
         time.sleep(0.05)
 
 
@@ -436,7 +436,7 @@ def main():
             print((f"$ ROWSTREAM_ADMIN__LISTEN=127.0.0.1:{worker.port} " if arguments.kafka else "$ ") + f"rowstream run --config {config}", flush=True)
         daemon.start()
         daemon.wait()
-        until_captured(daemon)
+        until_captured(daemon, "shop", "outlet")
         workload = Workload(psql)
         outlet.start()
         look_at(daemon, directory)

@@ -212,7 +212,7 @@ mod tests {
             "schema_registry.url[3]: expected a URL such as",
             "schema_registry.auth: `user` and `password` belong together",
             "schema_registry.tls.ca_file: can't read certificates from `/nowhere/ca.pem`: No such file",
-            "schema_registry.tls.cert_file: `cert_file` and `key_file` belong together",
+            "schema_registry.tls.key_file: is required with `cert_file`",
         ] {
             assert!(text.contains(expected), "missing {expected:?} in:\n{text}");
         }

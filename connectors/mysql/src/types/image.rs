@@ -67,9 +67,9 @@ pub fn parse<'a>(kind: &'a Kind, bytes: &'a [u8]) -> Result<ValueRef<'a>, Record
         }
         Kind::Bit => ValueRef::Bool(big_endian(bytes) & 1 == 1),
         Kind::Bits => ValueRef::Bytes(Cow::Owned(bytes.iter().rev().copied().collect())),
-        Kind::Year => ValueRef::Int(match little_endian(bytes) {
-            0 => 0,
-            year => 1900 + year.cast_signed(),
+        Kind::Year => ValueRef::Int(match exactly(bytes)? {
+            [0] => 0,
+            [year] => 1900 + i64::from(year),
         }),
         Kind::Date(zero) => temporal::number_or_zero(temporal::date(bytes).days(), *zero)?,
         Kind::Time { old: true, .. } => ValueRef::Int(temporal::old_time(bytes)),
