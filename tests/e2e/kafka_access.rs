@@ -80,6 +80,12 @@ fn tls_sasl_tokens_and_certificates_on_a_real_broker() {
     refused(elsewhere, 78, &["check `topic_log.tls`"]);
     let nowhere = json!({ "bootstrap_servers": ["127.0.0.1:1"] });
     refused(nowhere, 69, &["find Kafka at 127.0.0.1:1", "Connection refused"]);
+    let unknown = json!({ "bootstrap_servers": ["kafka.invalid:9092"] });
+    refused(
+        unknown,
+        69,
+        &["find Kafka at kafka.invalid:9092", "check the names in `topic_log.bootstrap_servers`"],
+    );
 }
 
 fn worker(kafka: &Kafka, group: &str, mut settings: Value) -> Daemon {

@@ -5,10 +5,15 @@ use std::{collections::BTreeSet, path::Path, time::Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
+    daemon::Daemon,
+    kafka::Kafka,
+    postgres::Database,
     receiver::Receiver,
     rig::{self, Rig},
     until,
 };
+
+const KAFKA_PORT: u16 = 19_842;
 
 /// What the chart gives a pod beyond `stop_timeout`; the daemon's default of that is 25 s.
 const GRACE_SECONDS: u64 = 35;
@@ -43,8 +48,8 @@ fn a_stop_under_load_keeps_within_the_grace_period_and_replays_nothing() {
     assert_eq!(rig.daemon.topic_end("shop.public.orders"), i64::try_from(all).ok(), "records were repeated");
 }
 
-/// Every metric of every dashboard and alert is on the page of a daemon that has one connector of each kind at work. What appears
-/// only in trouble, or with settings that this rig has not, is named here; tests/deploy/check.py finds those in the code.
+/// Every metric of every dashboard and alert is on the page of a daemon that has one connector of each kind at work, on the embedded log or on
+/// Kafka. What appears only in trouble, or with settings that this rig has not, is named here; tests/deploy/check.py finds those in the code.
 #[test]
 fn what_dashboards_and_alerts_ask_for_is_exported() {
     const ELSEWHERE: [&str; 5] = [
@@ -63,9 +68,18 @@ fn what_dashboards_and_alerts_ask_for_is_exported() {
     rig.until_same();
     rig.insert(101, 200);
     rig.until_same();
+    let kafka = Kafka::empty(KAFKA_PORT);
+    let _wiped = kafka.until_dropped();
+    let on_kafka = Daemon::of_group(&kafka, json!({}));
+    let source = Database::new("metrics");
+    source.sql.run("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1)");
+    on_kafka.connector(&rig::source(&source, json!({})));
+    on_kafka.connector(&rig::webhook(&receiver, json!({})));
+    on_kafka.start();
     let missing = || {
-        let page = rig.daemon.try_get("/metrics").map(|a| a.text()).unwrap_or_default();
-        let there: BTreeSet<&str> = page.lines().filter_map(|l| l.split(['{', ' ']).next()).collect();
+        let page = |daemon: &Daemon| daemon.try_get("/metrics").map(|a| a.text()).unwrap_or_default();
+        let pages = page(&rig.daemon) + &page(&on_kafka);
+        let there: BTreeSet<&str> = pages.lines().filter_map(|l| l.split(['{', ' ']).next()).collect();
         let lacks = |name: &&String| !there.contains(name.as_str()) && !ELSEWHERE.contains(&name.as_str());
         asked.iter().filter(lacks).cloned().collect::<Vec<_>>()
     };

@@ -29,7 +29,10 @@ pub(super) fn unreachable(attempt: String, why: Option<(RDKafkaErrorCode, String
         }
         RDKafkaErrorCode::SSL => TLS_REMEDY,
         RDKafkaErrorCode::BrokerTransportFailure if refused_by_tls => TLS_REMEDY,
-        RDKafkaErrorCode::Resolve => "check the names in `topic_log.bootstrap_servers`",
+        // Names may come to be known, as those of a cluster that is being set up.
+        RDKafkaErrorCode::Resolve => {
+            return io_error(attempt, format!("{reason}; check the names in `topic_log.bootstrap_servers`"));
+        }
         _ => return io_error(attempt, reason),
     };
     LogError::Refused(format!("{attempt}: {reason}; {remedy}"))
@@ -89,6 +92,8 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use rowstream_api::Chain;
+
     use super::*;
 
     #[test]
@@ -107,6 +112,9 @@ mod tests {
         let wrong = told(RDKafkaErrorCode::Authentication);
         assert!(matches!(&wrong, LogError::Refused(text) if text.contains("`topic_log.sasl`")), "{wrong}");
         assert!(matches!(told(RDKafkaErrorCode::BrokerTransportFailure), LogError::Io { .. }));
+        let unknown = told(RDKafkaErrorCode::Resolve);
+        assert!(matches!(&unknown, LogError::Io { .. }), "{unknown}");
+        assert!(Chain(&unknown).to_string().contains("`topic_log.bootstrap_servers`"), "{unknown}");
         assert!(matches!(unreachable("find Kafka".to_owned(), None), LogError::Io { .. }));
     }
 }

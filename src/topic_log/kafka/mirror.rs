@@ -137,12 +137,29 @@ impl Shared {
                 return Err(LogError::Closed);
             }
             if Instant::now() > deadline {
-                let why = "an open transaction of another writer, or an unreachable broker, holds it back";
-                return Err(io_error(format!("read {partition} to its end at {end}"), why));
+                let stands = followed.positions.get(&partition.partition).copied().unwrap_or(0);
+                drop(followed);
+                return Err(self.held_back(partition, (stands, *end)));
             }
             let waited = self.moved.wait_timeout(followed, Duration::from_millis(200));
             followed = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Why we stand before the end: others' transactions, or ourselves.
+    fn held_back(&self, partition: &TopicPartition, (stands, end): (i64, i64)) -> LogError {
+        let committed =
+            self.cluster.extents(std::slice::from_ref(partition), Offset::End, Isolation::Committed);
+        let why = match committed.map(|ends| ends.get(partition).copied().unwrap_or(0)) {
+            Ok(committed) if committed < end => {
+                format!("an open transaction of another writer begins at {committed}")
+            }
+            Ok(committed) => {
+                format!("all is committed up to {committed}, but reading stands at {stands}")
+            }
+            Err(error) => error.to_string(),
+        };
+        io_error(format!("read {partition} to its end at {end}"), why)
     }
 
     fn run(&self, consumer: &BaseConsumer<Context>) {
