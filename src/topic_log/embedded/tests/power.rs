@@ -52,8 +52,14 @@ impl Disk {
     fn cut(&self) -> Result<(), String> {
         run("python3", &[&"-c", &CUT, &self.root()])
     }
+    /// A process that another test of this binary is just starting has our files open, between its fork and its exec: so a busy disk
+    /// is asked again.
     fn unmount(&mut self) {
-        run("umount", &[&self.root()]).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while let Err(why) = run("umount", &[&self.root()]) {
+            assert!(why.contains("busy") && std::time::Instant::now() < deadline, "{why}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.mounted = false;
     }
 }
