@@ -19,7 +19,10 @@ use rowstream_postgres::{sink::PostgresSink, source::PostgresSource};
 use rowstream_webhook::WebhookSink;
 use serde_json::{Map, Value};
 
-use crate::config::{ConnectorSpec, secrets, spec};
+use crate::{
+    config::{ConnectorSpec, secrets, spec},
+    pipeline::chain::ChainPlan,
+};
 
 /// Every connector this binary holds.
 #[must_use]
@@ -197,6 +200,9 @@ pub fn plan(connector: &ConnectorSpec) -> Result<(Plugin, Plan), ConfigErrors> {
     }
     let resolved = secrets::resolve(&connector.config, &secrets::process_environment, &mut errors);
     let typed = spec::check(&resolved, plugin.fields, "config.", &mut errors);
+    if let Err(steps) = ChainPlan::of(connector) {
+        errors.0.extend(steps.0);
+    }
     errors.into_result()?;
     let plan = (plugin.plan)(typed).map_err(|mut errors| {
         for error in errors.0.iter_mut().filter(|e| !e.field.is_empty()) {

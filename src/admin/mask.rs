@@ -8,7 +8,7 @@ use rowstream_api::{ConfigErrors, FieldDoc};
 use serde_json::{Map, Value};
 
 use crate::{
-    config::{ConnectorSpec, connector::FRAME_FIELDS},
+    config::{ConnectorSpec, connector::FRAME_FIELDS, transforms},
     registry,
 };
 
@@ -47,8 +47,10 @@ pub fn whole(spec: &ConnectorSpec) -> Map<String, Value> {
     }
     let mut frame = spec.document.clone();
     frame.remove("config");
+    frame.remove("transforms");
     let mut flat = Map::new();
     walk("", &frame, &mut flat);
+    flat.append(&mut transforms::to_flat(&spec.transforms));
     flat.remove("connector");
     flat.insert("connector.class".to_owned(), Value::String(spec.connector.clone()));
     walk("", &spec.config, &mut flat);

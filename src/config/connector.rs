@@ -13,7 +13,10 @@ use rowstream_api::{ConfigErrors, FieldDoc, FieldKind, units};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::spec;
+use super::{
+    spec,
+    transforms::{self, TransformSpec},
+};
 use crate::schema_registry::SubjectStrategy;
 
 /// A connector as typed, placeholders and all.
@@ -29,6 +32,8 @@ pub struct ConnectorSpec {
     pub topics: Vec<String>,
     /// What happens to records that can't be handled.
     pub errors: ErrorPolicy,
+    /// What happens to its records on their way, in order.
+    pub transforms: Vec<TransformSpec>,
     /// How failed tasks are restarted.
     pub restart: RestartPolicy,
     /// How its subjects are named; as the worker says when absent.
@@ -201,6 +206,10 @@ impl ConnectorSpec {
                 Map::new()
             }
         };
+        let transforms = match document.remove("transforms") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(steps) => transforms::from_document(&steps, &mut errors),
+        };
         let frame = spec::check(&document, FRAME_FIELDS, "", &mut errors);
         let name = text(&frame, "name");
         if frame.contains_key("name") && name.is_empty() {
@@ -232,6 +241,7 @@ impl ConnectorSpec {
                 .map(|items| items.iter().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect())
                 .unwrap_or_default(),
             errors: policy,
+            transforms,
             restart,
             subjects: frame.get("subject_strategy").and_then(|word| SubjectStrategy::deserialize(word).ok()),
             config,
@@ -250,7 +260,7 @@ impl ConnectorSpec {
     ) -> Result<Self, ConfigErrors> {
         let mut frame = Map::new();
         let mut own = Map::new();
-        for (key, value) in flat {
+        for (key, value) in flat.iter().filter(|(key, _)| !transforms::is_flat_key(key)) {
             let key = CONNECT_NAMES
                 .iter()
                 .find(|(connect, _)| connect == key)
@@ -260,6 +270,9 @@ impl ConnectorSpec {
         }
         frame.insert("name".to_owned(), Value::String(name.to_owned()));
         let mut document = spec::nest(&frame, FRAME_FIELDS);
+        if let Some(steps) = transforms::from_flat(flat) {
+            document.insert("transforms".to_owned(), steps);
+        }
         document.insert("config".to_owned(), Value::Object(spec::nest(&own, fields)));
         Self::from_document(document)
     }
@@ -269,9 +282,11 @@ impl ConnectorSpec {
     pub fn to_flat(&self) -> Map<String, Value> {
         let mut frame = self.document.clone();
         frame.remove("config");
+        frame.remove("transforms");
         let mut flat = spec::flatten(&frame);
         flat.insert("connector.class".to_owned(), Value::String(self.connector.clone()));
         flat.remove("connector");
+        flat.append(&mut transforms::to_flat(&self.transforms));
         flat.append(&mut spec::flatten(&self.config));
         flat
     }

@@ -8,8 +8,10 @@ pub mod connector;
 pub mod secrets;
 pub mod spec;
 pub mod topic_log;
+pub mod transforms;
 pub mod worker;
 
 pub use connector::{ConnectorSpec, ErrorPolicy, RestartPolicy, Tolerance};
 pub use topic_log::{EmbeddedLogConfig, TopicLogConfig};
+pub use transforms::TransformSpec;
 pub use worker::WorkerConfig;

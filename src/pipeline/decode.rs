@@ -48,7 +48,9 @@ impl RecordDecoder {
             out.push(match (key, value) {
                 (Ok(key), Ok(value)) => {
                     let headers = record.headers.iter().map(|(k, v)| (self.name(k), v.clone())).collect();
-                    Ok(SinkRecord { id, timestamp_ms: record.timestamp_ms, key, value, headers })
+                    let topic = Arc::clone(&id.partition.topic);
+                    let timestamp_ms = record.timestamp_ms;
+                    Ok(SinkRecord { id, topic, dropped: false, timestamp_ms, key, value, headers })
                 }
                 (Err(error), _) | (_, Err(error)) => Err((id, record, error)),
             });

@@ -8,85 +8,31 @@
 //!
 //! **Registration.** The schema registry is asked only when a table version is met for the first time. A visit can't wait, so it
 //! stops at the first change of an unknown table; [`EventEncoder::encode`] registers the table and visits again from there.
+//!
+//! **Transforms.** Where the connector has some, a change's records go through them one by one before any reaches the batch
+//! ([`super::chained`]), and what is registered is what comes out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use rowstream_api::{
-    Change, ChangeSet, ChangeView, ConnectorError, Op, ROW_FOLLOWS_HEADER, RecordError, RowView, TableSchema,
+    Change, ChangeSet, ChangeView, ConnectorError, DatumDecoder, Op, ROW_FOLLOWS_HEADER, RecordError, RowView, TableSchema,
     TopicPartition, UNAVAILABLE_HEADER, ValueRef,
 };
 use rowstream_avro::{AvroDecoder, EnvelopePlan, Event, put_frame_header, to_avro_json};
 
-use super::partition::partition_of;
+use super::{
+    chained::{SourceChain, Staged, Unknown},
+    group::{Record, RecordGroup},
+    partition::partition_of,
+};
 use crate::{
     schema_registry::{Part, SchemaRegistry, SubjectStrategy},
-    topic_log::{LogWriter, RecordBatchBuilder, TopicBatch, batch::Header},
+    topic_log::{LogWriter, batch::Header},
 };
-
-/// A record batch is closed at this size; a larger single record makes a batch of its own.
-const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// Records waiting to be committed together.
-#[derive(Default)]
-pub struct RecordGroup {
-    open: BTreeMap<TopicPartition, RecordBatchBuilder>,
-    closed: Vec<TopicBatch>,
-    closed_bytes: usize,
-    /// Records so far.
-    pub records: u64,
-    /// Commit times of the oldest and the newest change, milliseconds since the epoch.
-    pub commit_ms: Option<(i64, i64)>,
-}
-
-impl RecordGroup {
-    /// Bytes so far.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.closed_bytes + self.open.values().map(RecordBatchBuilder::len_bytes).sum::<usize>()
-    }
-    /// The batches, in order per partition.
-    #[must_use]
-    pub fn into_batches(mut self) -> Vec<TopicBatch> {
-        for (partition, builder) in self.open {
-            self.closed.push(TopicBatch { partition, records: builder.build() });
-        }
-        self.closed
-    }
-    /// Appends a record.
-    pub fn push(&mut self, partition: &TopicPartition, record: &Record<'_>, common: &[Header<'_>]) {
-        // `entry` would clone the partition for every record.
-        let builder = match self.open.get_mut(partition) {
-            Some(builder) => builder,
-            None => self.open.entry(partition.clone()).or_insert_with(|| RecordBatchBuilder::new(common)),
-        };
-        builder.push(record.timestamp_ms, record.key, record.value, record.headers);
-        self.records += 1;
-        let (oldest, newest) = self.commit_ms.unwrap_or((record.timestamp_ms, record.timestamp_ms));
-        self.commit_ms = Some((oldest.min(record.timestamp_ms), newest.max(record.timestamp_ms)));
-        if builder.len_bytes() >= BATCH_BYTES_MAX
-            && let Some((partition, builder)) = self.open.remove_entry(partition)
-        {
-            self.closed_bytes += builder.len_bytes();
-            self.closed.push(TopicBatch { partition, records: builder.build() });
-        }
-    }
-}
-
-/// One record on its way into a group.
-pub struct Record<'a> {
-    /// Milliseconds since the epoch.
-    pub timestamp_ms: i64,
-    /// Framed key.
-    pub key: Option<&'a [u8]>,
-    /// Framed value.
-    pub value: Option<&'a [u8]>,
-    /// Own headers.
-    pub headers: &'a [Header<'a>],
-}
 
 /// What one call achieved.
 #[derive(Debug, Default)]
@@ -114,11 +60,21 @@ pub struct Refused {
 struct Table {
     schema: Arc<TableSchema>,
     plan: EnvelopePlan,
-    key_id: Option<u32>,
-    value_id: u32,
-    partitions: Vec<TopicPartition>,
-    /// The largest record that the log takes.
-    record_bytes_max: usize,
+    route: Route,
+}
+
+/// Where a table's records go.
+enum Route {
+    /// To the log.
+    Log {
+        key_id: u32,
+        value_id: u32,
+        partitions: Vec<TopicPartition>,
+        /// The largest record that the log takes.
+        record_bytes_max: usize,
+    },
+    /// To the transforms, which read them so.
+    Chain { key: Option<Arc<dyn DatumDecoder>>, value: Arc<dyn DatumDecoder> },
 }
 
 /// Encodes changes of one source task. Not shared.
@@ -127,6 +83,7 @@ pub struct EventEncoder {
     subjects: SubjectStrategy,
     tables: HashMap<usize, Table>,
     common: Vec<(String, Vec<u8>)>,
+    chain: Option<SourceChain>,
     scratch: Scratch,
 }
 
@@ -137,10 +94,14 @@ struct Scratch {
     value: Vec<u8>,
     second: Vec<u8>,
     unavailable: Vec<usize>,
+    /// Records of the change in hand, for the transforms.
+    staged: Vec<Staged>,
 }
 
 enum Pause {
     Unknown(Arc<TableSchema>, Vec<(String, Vec<u8>)>),
+    /// The transforms made something new.
+    Made(Unknown),
     Refused(Refused),
 }
 
@@ -152,12 +113,13 @@ impl EventEncoder {
         subjects: SubjectStrategy,
         task: usize,
         run_id: &str,
+        chain: Option<SourceChain>,
     ) -> Self {
         let common = vec![
             ("__debezium.context.taskId".to_owned(), task.to_string().into_bytes()),
             ("__debezium.context.runId".to_owned(), run_id.as_bytes().to_vec()),
         ];
-        Self { registry, subjects, tables: HashMap::new(), common, scratch: Scratch::default() }
+        Self { registry, subjects, tables: HashMap::new(), common, chain, scratch: Scratch::default() }
     }
 
     /// Encodes the changes from ordinal `from` on into `group`.
@@ -178,6 +140,7 @@ impl EventEncoder {
             match pause {
                 None => return Ok(encoded),
                 Some(Pause::Unknown(table, logical)) => self.learn(table, logical, writer).await?,
+                Some(Pause::Made(unknown)) => self.learn_made(unknown, writer).await?,
                 Some(Pause::Refused(refused)) => return Ok(Encoded { refused: Some(refused), ..encoded }),
             }
         }
@@ -190,7 +153,7 @@ impl EventEncoder {
         done: &mut usize,
         group: &mut RecordGroup,
     ) -> Result<Option<Pause>, ConnectorError> {
-        let (tables, scratch) = (&self.tables, &mut self.scratch);
+        let (tables, scratch, chain) = (&self.tables, &mut self.scratch, &mut self.chain);
         let common: Vec<Header<'_>> = self.common.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
         let now_us = now_us();
         let mut pause = None;
@@ -206,13 +169,22 @@ impl EventEncoder {
                 return Err(stop());
             };
             let push = Push { table, view: &view, now_us, scratch, group, common: &common };
-            match push.run() {
-                Ok(()) => {
+            let pushed = push.run().and_then(|()| match chain {
+                Some(chain) => chain.push(&scratch.staged, group, &common),
+                None => Ok(None),
+            });
+            match pushed {
+                Ok(None) => {
                     *done = ordinal;
                     Ok(())
                 }
+                Ok(Some(unknown)) => {
+                    pause = Some(Pause::Made(unknown));
+                    Err(stop())
+                }
                 Err(error) => {
-                    let key = (!scratch.key.is_empty()).then(|| scratch.key.clone());
+                    // Before the transforms a key has no schema id, and would say nothing to whoever reads it.
+                    let key = (chain.is_none() && !scratch.key.is_empty()).then(|| scratch.key.clone());
                     let topic = Arc::clone(&view.table.topic);
                     pause = Some(Pause::Refused(Refused { ordinal: ordinal - 1, topic, key, error }));
                     Err(stop())
@@ -234,18 +206,47 @@ impl EventEncoder {
                 self.common.push((name, value));
             }
         }
-        let topic = &schema.topic;
-        let key_id = match &schema.key {
-            Some(key) => Some(self.register(topic, Part::Key, &to_avro_json(key)).await?),
-            None => None,
-        };
-        let value_id = self.register(topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
-        let count = writer.partitions(topic).await.map_err(log_error)?;
-        let partitions = (0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect();
         let plan = EnvelopePlan::compile(&schema);
-        let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
-        let table = Table { plan, key_id, value_id, partitions, record_bytes_max, schema };
+        let route = if self.chain.is_some() {
+            let key = schema.key.as_ref().map(|key| AvroDecoder::new(Arc::clone(key)));
+            Route::Chain { key, value: AvroDecoder::new(Arc::clone(&schema.envelope)) }
+        } else {
+            let topic = &schema.topic;
+            let key_id = match &schema.key {
+                Some(key) => self.register(topic, Part::Key, &to_avro_json(key)).await?,
+                None => 0,
+            };
+            let value_id = self.register(topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
+            let partitions = partitions(writer, topic).await?;
+            let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
+            Route::Log { key_id, value_id, partitions, record_bytes_max }
+        };
+        let table = Table { plan, route, schema };
         self.tables.insert(address(&table.schema), table);
+        Ok(())
+    }
+
+    /// Registers what the transforms made, or makes the topic that they chose.
+    async fn learn_made(
+        &mut self,
+        unknown: Unknown,
+        writer: &mut dyn LogWriter,
+    ) -> Result<(), ConnectorError> {
+        match unknown {
+            Unknown::Schema { topic, part, schema } => {
+                let id = self.register(&topic, part, &to_avro_json(&schema)).await?;
+                if let Some(chain) = &mut self.chain {
+                    chain.registered(topic, part, (schema, id));
+                }
+            }
+            Unknown::Topic(topic) => {
+                let partitions = partitions(writer, &topic).await?;
+                let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
+                if let Some(chain) = &mut self.chain {
+                    chain.made(topic, partitions, record_bytes_max);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -256,6 +257,14 @@ impl EventEncoder {
         let attempt = || format!("register a schema under `{subject}`");
         self.registry.register(&subject, schema).await.map_err(|error| error.into_failure(attempt()))
     }
+}
+
+async fn partitions(
+    writer: &mut dyn LogWriter,
+    topic: &Arc<str>,
+) -> Result<Vec<TopicPartition>, ConnectorError> {
+    let count = writer.partitions(topic).await.map_err(log_error)?;
+    Ok((0..count).map(|n| TopicPartition::new(Arc::clone(topic), n)).collect())
 }
 
 /// One change on its way into a group.
@@ -281,6 +290,7 @@ impl Push<'_> {
     fn run(mut self) -> Result<(), RecordError> {
         self.scratch.key.clear();
         self.scratch.unavailable.clear();
+        self.scratch.staged.clear();
         match self.view.change {
             Change::Create { after } => {
                 self.single(after, Images { op: Op::Create, before: None, after: Some(after) })
@@ -298,44 +308,42 @@ impl Push<'_> {
             }
             Change::Rekey { before, after } => self.rekey(before, after),
             Change::Truncate => {
-                let Scratch { value, unavailable, .. } = &mut *self.scratch;
+                let Scratch { value, unavailable, staged, .. } = &mut *self.scratch;
                 let images = Images { op: Op::Truncate, before: None, after: None };
                 self.table.value(self.view, images, self.now_us, (value, unavailable))?;
                 self.table.fits(&[], value, &[self.common])?;
-                append(
-                    self.table,
-                    self.view,
-                    self.group,
-                    self.common,
-                    (None, Some(&self.scratch.value), &[]),
-                );
+                let mut out = Out { group: self.group, common: self.common, staged };
+                out.append(self.table, self.view, (None, Some(value), &[]));
                 Ok(())
             }
         }
     }
 
     fn single(&mut self, keyed: &dyn RowView, images: Images<'_>) -> Result<(), RecordError> {
-        let Scratch { key, value, unavailable, .. } = &mut *self.scratch;
+        let Scratch { key, value, unavailable, staged, .. } = &mut *self.scratch;
         self.table.key(keyed, key)?;
         self.table.value(self.view, images, self.now_us, (value, unavailable))?;
         let unavailable = self.table.unavailable(unavailable);
         let headers = headers(None, unavailable.as_deref(), self.view.row_follows);
         self.table.fits(key, value, &[&headers, self.common])?;
-        append(self.table, self.view, self.group, self.common, (Some(key), Some(value), &headers));
+        let mut out = Out { group: self.group, common: self.common, staged };
+        out.append(self.table, self.view, (Some(key), Some(value), &headers));
         Ok(())
     }
 
     /// After a `d`, for compaction; a table without a key has nothing to compact.
     fn tombstone(&mut self) {
-        if self.table.key_id.is_some() {
-            append(self.table, self.view, self.group, self.common, (Some(&self.scratch.key), None, &[]));
+        if self.table.plan.has_key() {
+            let Scratch { key, staged, .. } = &mut *self.scratch;
+            let mut out = Out { group: self.group, common: self.common, staged };
+            out.append(self.table, self.view, (Some(key), None, &[]));
         }
     }
 
     /// `d` of the old key, its tombstone, `c` of the new key: never a single `u`.
     fn rekey(&mut self, before: &dyn RowView, after: &dyn RowView) -> Result<(), RecordError> {
         let (table, view) = (self.table, self.view);
-        let Scratch { key, old_key, value, second, unavailable } = &mut *self.scratch;
+        let Scratch { key, old_key, value, second, unavailable, staged } = &mut *self.scratch;
         old_key.clear();
         table.key(after, key)?;
         table.key(before, old_key)?;
@@ -351,33 +359,56 @@ impl Push<'_> {
         // Both or none.
         table.fits(old_key, value, &[&gone, self.common])?;
         table.fits(key, second, &[&come, self.common])?;
-        append(table, view, self.group, self.common, (Some(old_key), Some(value), &gone));
-        if table.key_id.is_some() {
-            append(table, view, self.group, self.common, (Some(old_key), None, &gone));
+        let mut out = Out { group: self.group, common: self.common, staged };
+        out.append(table, view, (Some(old_key), Some(value), &gone));
+        if table.plan.has_key() {
+            out.append(table, view, (Some(old_key), None, &gone));
         }
-        append(table, view, self.group, self.common, (Some(key), Some(second), &come));
+        out.append(table, view, (Some(key), Some(second), &come));
         Ok(())
     }
 }
 
-/// Appends a record of key, value and own headers to its partition. An empty key is a null key.
-fn append(
-    table: &Table,
-    view: &ChangeView<'_>,
-    group: &mut RecordGroup,
-    common: &[Header<'_>],
-    (key, value, headers): (Option<&[u8]>, Option<&[u8]>, &[Header<'_>]),
-) {
-    let key = key.filter(|k| !k.is_empty());
-    let count = u32::try_from(table.partitions.len()).unwrap_or(1);
-    let Some(partition) = table.partitions.get(partition_of(key, count) as usize) else { return };
-    group.push(partition, &Record { timestamp_ms: view.timestamp_ms, key, value, headers }, common);
+/// Where a change's records go: into the group, or to the transforms.
+struct Out<'a> {
+    group: &'a mut RecordGroup,
+    common: &'a [Header<'a>],
+    staged: &'a mut Vec<Staged>,
+}
+
+impl Out<'_> {
+    /// Appends a record of key, value and own headers. An empty key is a null key.
+    fn append(
+        &mut self,
+        table: &Table,
+        view: &ChangeView<'_>,
+        (key, value, headers): (Option<&[u8]>, Option<&[u8]>, &[Header<'_>]),
+    ) {
+        let key = key.filter(|k| !k.is_empty());
+        let timestamp_ms = view.timestamp_ms;
+        match &table.route {
+            Route::Log { partitions, .. } => {
+                let count = u32::try_from(partitions.len()).unwrap_or(1);
+                let Some(partition) = partitions.get(partition_of(key, count) as usize) else { return };
+                self.group.push(partition, &Record { timestamp_ms, key, value, headers }, self.common);
+            }
+            Route::Chain { key: key_reader, value: value_reader } => self.staged.push(Staged {
+                topic: Arc::clone(&table.schema.topic),
+                timestamp_ms,
+                key: Staged::datum(key, key_reader.as_ref()),
+                value: Staged::datum(value, Some(value_reader)),
+                headers: headers.iter().map(|(name, value)| ((*name).into(), value.to_vec())).collect(),
+            }),
+        }
+    }
 }
 
 impl Table {
     fn key(&self, row: &dyn RowView, out: &mut Vec<u8>) -> Result<(), RecordError> {
-        let Some(id) = self.key_id else { return Ok(()) };
-        put_frame_header(id, out);
+        if !self.plan.has_key() {
+            return Ok(());
+        }
+        put_frame_header(self.ids().0, out);
         self.plan.encode_key(row, out).inspect_err(|_| out.clear())
     }
 
@@ -389,27 +420,26 @@ impl Table {
         (out, unavailable): (&mut Vec<u8>, &mut Vec<usize>),
     ) -> Result<(), RecordError> {
         out.clear();
-        put_frame_header(self.value_id, out);
+        put_frame_header(self.ids().1, out);
         let event = Event { op, before, after, source: view.source, now_us };
         self.plan.encode_envelope(&event, out, unavailable)
     }
 
+    /// Schema ids of key and value; none are known before the transforms.
+    fn ids(&self) -> (u32, u32) {
+        match self.route {
+            Route::Log { key_id, value_id, .. } => (key_id, value_id),
+            Route::Chain { .. } => (0, 0),
+        }
+    }
+
     /// Refuses a record that the log would not take, so that the connector's policy decides and not a failed commit.
     fn fits(&self, key: &[u8], value: &[u8], headers: &[&[Header<'_>]]) -> Result<(), RecordError> {
+        // What the transforms make of it is measured behind them.
+        let Route::Log { record_bytes_max, .. } = &self.route else { return Ok(()) };
         let headers: usize =
             headers.iter().copied().flatten().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = key.len() + value.len() + headers;
-        if bytes <= self.record_bytes_max {
-            return Ok(());
-        }
-        let (topic, max) = (&self.schema.topic, self.record_bytes_max);
-        Err(RecordError::value(
-            "RECORD_TOO_LARGE",
-            format!(
-                "the record for topic `{topic}` has {bytes} bytes, the limit is {max}; raise `topic_log.properties: \
-                 {{ message.max.bytes: … }}` and the topic's max.message.bytes, or leave a large column out"
-            ),
-        ))
+        fits(&self.schema.topic, key.len() + value.len() + headers, *record_bytes_max)
     }
 
     fn key_json(&self, framed: &[u8]) -> Result<Vec<u8>, RecordError> {
@@ -431,6 +461,18 @@ impl Table {
             columns.iter().filter_map(|&i| fields.get(i).map(|f| f.name.as_str())).collect();
         serde_json::to_vec(&names).ok()
     }
+}
+
+/// Refuses a record of more bytes than the log takes.
+pub(super) fn fits(topic: &str, bytes: usize, max: usize) -> Result<(), RecordError> {
+    if bytes <= max {
+        return Ok(());
+    }
+    let message = format!(
+        "the record for topic `{topic}` has {bytes} bytes, the limit is {max}; raise `topic_log.properties: \
+         {{ message.max.bytes: … }}` and the topic's max.message.bytes, or leave a large column out"
+    );
+    Err(RecordError::value("RECORD_TOO_LARGE", message))
 }
 
 fn headers<'a>(

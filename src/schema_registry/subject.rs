@@ -24,7 +24,7 @@ pub enum SubjectStrategy {
 }
 
 /// Key or value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// Key.
     Key,

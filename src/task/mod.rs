@@ -13,6 +13,7 @@ use rowstream_api::{ConnectorError, TaskContext};
 
 use crate::{
     config::ErrorPolicy,
+    pipeline::chain::ChainPlan,
     schema_registry::{SchemaRegistry, SubjectStrategy},
     topic_log::{CommitError, LogError, TopicLog},
 };
@@ -29,6 +30,8 @@ pub struct TaskShared {
     pub connector: String,
     /// Number of the task.
     pub task: usize,
+    /// What happens to its records on their way.
+    pub transforms: ChainPlan,
     /// What happens to bad records.
     pub policy: ErrorPolicy,
     /// What others see.

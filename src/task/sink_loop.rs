@@ -19,7 +19,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use rowstream_api::{ConnectorError, Flushed, RecordError, RecordId, TopicOffsets, TopicPartition};
+use rowstream_api::{ConnectorError, Flushed, RecordError, RecordId, SinkRecord, TopicOffsets, TopicPartition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     pipeline::{
+        chain::SinkChain,
         dead_letters::{DeadLetter, DeadLetters},
         decode::RecordDecoder,
     },
@@ -104,6 +105,7 @@ impl SinkTaskRun {
             sink,
             reader,
             decoder: RecordDecoder::new(Arc::clone(&shared.registry)),
+            transforms: shared.transforms.build()?.map(SinkChain::new),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),
                 shared.policy.clone(),
@@ -127,6 +129,7 @@ struct SinkLoop<'a> {
     sink: Box<dyn AnySinkTask>,
     reader: Box<dyn LogReader>,
     decoder: RecordDecoder,
+    transforms: Option<SinkChain>,
     dead_letters: DeadLetters,
     /// Batches with records that the destination does not have yet: a refused one is taken from here.
     recent: BTreeMap<TopicPartition, VecDeque<LogBatch>>,
@@ -227,13 +230,35 @@ impl SinkLoop<'_> {
         for item in decoded {
             match item {
                 Ok(record) => records.push(record),
-                Err((id, raw, error)) => letters.push(letter(id, raw, error)),
+                Err((id, raw, error)) => {
+                    records.push(SinkRecord::dropped(id.clone(), raw.timestamp_ms));
+                    letters.push(letter(id, raw, error));
+                }
             }
         }
+        let refused = self.transform(&mut records);
         self.recent.entry(batch.partition.clone()).or_default().push_back(batch);
         self.dispose(letters).await?;
+        self.refused(refused).await?;
         let refused = self.sink.put(records).await?;
         self.refused(refused).await
+    }
+
+    /// Runs the records through the transforms. What a step can't handle is dropped, and comes back with the reason: it is disposed
+    /// of by policy before the sink's position passes it.
+    fn transform(&mut self, records: &mut [SinkRecord]) -> Vec<(RecordId, RecordError)> {
+        let Some(chain) = &mut self.transforms else { return Vec::new() };
+        let mut refused = Vec::new();
+        for record in records.iter_mut().filter(|record| !record.dropped) {
+            match chain.apply(record) {
+                Ok(made) => *record = made,
+                Err(error) => {
+                    refused.push((record.id.clone(), error));
+                    *record = SinkRecord::dropped(record.id.clone(), record.timestamp_ms);
+                }
+            }
+        }
+        refused
     }
 
     async fn flush(&mut self) -> Result<(), ConnectorError> {

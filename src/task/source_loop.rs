@@ -27,7 +27,9 @@ use super::{
 use crate::{
     pipeline::{
         dead_letters::{DeadLetter, DeadLetters},
-        encode::{EventEncoder, RecordGroup, Refused},
+        chained::SourceChain,
+        encode::{EventEncoder, Refused},
+        group::RecordGroup,
     },
     registry::{AnySourceTask, SourcePlan},
     telemetry::metrics::{SourceTaskMetrics, SourceWrite},
@@ -97,7 +99,13 @@ impl SourceTaskRun {
         let mut run = SourceLoop {
             source,
             writer,
-            encoder: EventEncoder::new(Arc::clone(&shared.registry), shared.subjects, shared.task, &run_id),
+            encoder: EventEncoder::new(
+                Arc::clone(&shared.registry),
+                shared.subjects,
+                shared.task,
+                &run_id,
+                shared.transforms.build()?.map(SourceChain::new),
+            ),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),
                 shared.policy.clone(),

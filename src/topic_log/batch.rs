@@ -34,6 +34,51 @@ pub struct RecordRef {
     pub headers: Vec<(Bytes, Bytes)>,
 }
 
+/// One record, lent from its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// Milliseconds since the epoch.
+    pub timestamp_ms: i64,
+    /// Key bytes with the converter's prefix; `None` is a null key.
+    pub key: Option<&'a [u8]>,
+    /// Value bytes with the converter's prefix; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// The batch's common headers, then the record's own: names and values.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+}
+
+/// The records of a batch, one after the other; made by [`RecordBatch::views`].
+#[derive(Debug)]
+pub struct Views<'a> {
+    reader: Reader<'a>,
+    left: u32,
+    timestamp_ms: i64,
+    /// How many of `headers` belong to every record.
+    common: usize,
+    headers: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl Views<'_> {
+    /// The next record.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when the bytes are not whole records.
+    #[expect(clippy::should_implement_trait, reason = "an iterator can't lend what it holds")]
+    pub fn next(&mut self) -> Result<Option<RecordView<'_>>, LogError> {
+        if self.left == 0 {
+            let whole = self.reader.at == self.reader.body.len();
+            return if whole { Ok(None) } else { Err(damaged("bytes after the last record")) };
+        }
+        self.left -= 1;
+        let delta = self.reader.varint()?;
+        self.timestamp_ms = self.timestamp_ms.wrapping_add(unzigzag(delta));
+        let (key, value) = (self.reader.nullable()?, self.reader.nullable()?);
+        self.headers.truncate(self.common);
+        self.reader.headers(&mut self.headers)?;
+        Ok(Some(RecordView { timestamp_ms: self.timestamp_ms, key, value, headers: &self.headers }))
+    }
+}
+
 impl RecordBatch {
     /// Takes stored bytes as a batch. The caller has checked their checksum.
     #[must_use]
@@ -65,21 +110,29 @@ impl RecordBatch {
     /// # Errors
     /// [`LogError::Corrupt`] when the bytes are not `count` whole records; never a panic.
     pub fn records(&self) -> Result<Vec<RecordRef>, LogError> {
-        let mut reader = Reader { body: &self.body, at: 0 };
-        let common = reader.headers()?;
-        let mut timestamp_ms = 0i64;
         // A count from damaged bytes must not choose the allocation: each record takes at least four bytes.
         let mut records = Vec::with_capacity((self.count as usize).min(self.body.len() / 4 + 1));
-        for _ in 0..self.count {
-            let delta = reader.varint()?;
-            timestamp_ms = timestamp_ms.wrapping_add(unzigzag(delta));
-            let key = reader.nullable()?;
-            let value = reader.nullable()?;
-            let own = reader.headers()?;
-            let headers = if own.is_empty() { common.clone() } else { [common.clone(), own].concat() };
-            records.push(RecordRef { timestamp_ms, key, value, headers });
+        let mut views = self.views()?;
+        let shared = |bytes: &[u8]| self.body.slice_ref(bytes);
+        while let Some(view) = views.next()? {
+            records.push(RecordRef {
+                timestamp_ms: view.timestamp_ms,
+                key: view.key.map(shared),
+                value: view.value.map(shared),
+                headers: view.headers.iter().map(|(name, value)| (shared(name), shared(value))).collect(),
+            });
         }
-        if reader.at == self.body.len() { Ok(records) } else { Err(damaged("bytes after the last record")) }
+        Ok(records)
+    }
+    /// The records in order, one lent at a time.
+    ///
+    /// # Errors
+    /// As [`records`](Self::records), as soon as it shows.
+    pub fn views(&self) -> Result<Views<'_>, LogError> {
+        let mut reader = Reader { body: &self.body, at: 0 };
+        let mut headers = Vec::new();
+        reader.headers(&mut headers)?;
+        Ok(Views { reader, left: self.count, timestamp_ms: 0, common: headers.len(), headers })
     }
     /// The batch without its first `skip` records.
     ///
@@ -87,7 +140,8 @@ impl RecordBatch {
     /// As [`records`](Self::records).
     pub fn without_first(&self, skip: u32) -> Result<Self, LogError> {
         let mut reader = Reader { body: &self.body, at: 0 };
-        reader.headers()?;
+        let mut headers = Vec::new();
+        reader.headers(&mut headers)?;
         let common_end = reader.at;
         let (mut timestamp_ms, mut max_timestamp_ms) = (0i64, i64::MIN);
         let mut rest = Vec::new();
@@ -104,7 +158,8 @@ impl RecordBatch {
             }
             reader.nullable()?;
             reader.nullable()?;
-            reader.headers()?;
+            headers.clear();
+            reader.headers(&mut headers)?;
         }
         if reader.at != self.body.len() {
             return Err(damaged("bytes after the last record"));
@@ -206,12 +261,13 @@ fn damaged(what: &str) -> LogError {
     LogError::Corrupt { message: format!("a record batch holds {what}") }
 }
 
+#[derive(Debug)]
 struct Reader<'a> {
-    body: &'a Bytes,
+    body: &'a [u8],
     at: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn varint(&mut self) -> Result<u64, LogError> {
         let mut n = 0u64;
         for shift in (0..64).step_by(7) {
@@ -224,33 +280,31 @@ impl Reader<'_> {
         }
         Err(damaged("a number longer than ten bytes"))
     }
-    fn slice(&mut self, len: u64) -> Result<Bytes, LogError> {
+    fn slice(&mut self, len: u64) -> Result<&'a [u8], LogError> {
         let end = usize::try_from(len).ok().and_then(|len| self.at.checked_add(len));
-        let end =
-            end.filter(|&end| end <= self.body.len()).ok_or_else(|| damaged("a field longer than itself"))?;
-        let slice = self.body.slice(self.at..end);
-        self.at = end;
+        let slice = end.and_then(|end| self.body.get(self.at..end));
+        let slice = slice.ok_or_else(|| damaged("a field longer than itself"))?;
+        self.at += slice.len();
         Ok(slice)
     }
-    fn nullable(&mut self) -> Result<Option<Bytes>, LogError> {
+    fn nullable(&mut self) -> Result<Option<&'a [u8]>, LogError> {
         match self.varint()? {
             0 => Ok(None),
             len => self.slice(len - 1).map(Some),
         }
     }
-    fn headers(&mut self) -> Result<Vec<(Bytes, Bytes)>, LogError> {
+    fn headers(&mut self, out: &mut Vec<(&'a [u8], &'a [u8])>) -> Result<(), LogError> {
         let count = self.varint()?;
         if count > self.body.len() as u64 {
             return Err(damaged("more headers than bytes"));
         }
-        (0..count)
-            .map(|_| {
-                let len = self.varint()?;
-                let name = self.slice(len)?;
-                let len = self.varint()?;
-                Ok((name, self.slice(len)?))
-            })
-            .collect()
+        for _ in 0..count {
+            let len = self.varint()?;
+            let name = self.slice(len)?;
+            let len = self.varint()?;
+            out.push((name, self.slice(len)?));
+        }
+        Ok(())
     }
 }
 

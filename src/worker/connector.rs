@@ -262,6 +262,9 @@ impl Connector {
     }
 }
 
+/// Tasks that are not started yet.
+type MadeTasks = Vec<(TaskStatus, Box<dyn Runnable>)>;
+
 struct RunningTask {
     status: TaskStatus,
     stop: CancellationToken,
@@ -361,7 +364,7 @@ impl Actor {
         self.context.exclusive.claim(&spec.name, &plan.exclusive())?;
         let delivery = plan.delivery();
         let made = match target {
-            TargetState::Running | TargetState::Paused => self.make_tasks(&spec, plan),
+            TargetState::Running | TargetState::Paused => self.make_tasks(&spec, plan)?,
             TargetState::Stopped => Vec::new(),
         };
         {
@@ -390,7 +393,8 @@ impl Actor {
         Ok(())
     }
 
-    fn make_tasks(&self, spec: &ConnectorSpec, plan: Plan) -> Vec<(TaskStatus, Box<dyn Runnable>)> {
+    fn make_tasks(&self, spec: &ConnectorSpec, plan: Plan) -> Result<MadeTasks, ConfigErrors> {
+        let transforms = ChainPlan::of(spec)?;
         let tasks_max = NonZeroUsize::new(spec.tasks_max).unwrap_or(NonZeroUsize::MIN);
         let shared = |task: usize| TaskShared {
             log: Arc::clone(&self.context.log),
@@ -398,11 +402,12 @@ impl Actor {
             subjects: spec.subjects.unwrap_or(self.context.subjects),
             connector: spec.name.clone(),
             task,
+            transforms: transforms.clone(),
             policy: spec.errors.clone(),
             status: TaskStatus::default(),
         };
         let metrics = &self.context.metrics;
-        match plan {
+        Ok(match plan {
             Plan::Source(plan) => (0..)
                 .zip(plan.split(tasks_max))
                 .map(|(task, plan)| {
@@ -424,7 +429,7 @@ impl Actor {
                         as Box<dyn Runnable>,
                 )]
             }
-        }
+        })
     }
 
     /// Stops all tasks side by side; whoever has not stopped at the deadline is aborted, and named.

@@ -216,7 +216,7 @@ def latency(name, options, server):
         written = 0
         for run in range(options.runs + 1):
             before = daemon.cpu_seconds(), kafka.cpu_seconds()
-            server.client("pgbench", "-n", "-R", 1000, "-T", seconds if run else 3, "-c", 4, "-j", 1, "-f", script, "kafka_latency",
+            server.client("pgbench", "-n", "-R", 1000, "-T", seconds if run else 60, "-c", 4, "-j", 1, "-f", script, "kafka_latency",
                           stdout=subprocess.DEVNULL)
             first, written = written, int(server.sql("kafka_latency", "SELECT count(*) FROM orders"))
             daemon.until("all records are in the topic", lambda: daemon.records_written() >= written)

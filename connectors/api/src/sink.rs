@@ -67,6 +67,10 @@ pub struct RecordId {
 pub struct SinkRecord {
     /// Where it stands in the log.
     pub id: RecordId,
+    /// Topic as the connector's transforms left it; the one of `id` where there are none.
+    pub topic: Arc<str>,
+    /// A transform dropped it, or it was disposed of already: the sink moves its position past it, and does nothing else.
+    pub dropped: bool,
     /// Milliseconds since the epoch.
     pub timestamp_ms: i64,
     /// `None` for a null key.
@@ -75,6 +79,15 @@ pub struct SinkRecord {
     pub value: Option<Datum>,
     /// Record headers, in order.
     pub headers: Vec<(Arc<str>, Bytes)>,
+}
+
+impl SinkRecord {
+    /// A record that the sink is only to pass.
+    #[must_use]
+    pub fn dropped(id: RecordId, timestamp_ms: i64) -> Self {
+        let topic = Arc::clone(&id.partition.topic);
+        Self { id, topic, dropped: true, timestamp_ms, key: None, value: None, headers: Vec::new() }
+    }
 }
 
 /// As [`SourceConnector`](crate::SourceConnector), for sinks. There is no `resume`: `open` answers it.

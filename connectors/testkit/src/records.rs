@@ -159,7 +159,9 @@ impl Topic {
         let offset = self.next;
         self.next += 1;
         SinkRecord {
+            topic: Arc::clone(&self.partition.topic),
             id: RecordId { partition: self.partition.clone(), offset },
+            dropped: false,
             timestamp_ms: 1_000 + offset,
             key: key.map(|key| self.key.datum(ValueRef::Struct(key))),
             value: Some(self.value.datum(value)),

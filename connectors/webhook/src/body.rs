@@ -18,6 +18,8 @@
 //! - Record headers are not sent.
 //! - How single values look is said in [`rowstream_api::json`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rowstream_api::{Datum, RecordError, RecordId, Stage, ValueRef, json::write_json};
 
@@ -28,6 +30,7 @@ use crate::config::BodyKind;
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) id: RecordId,
+    pub(crate) topic: Arc<str>,
     pub(crate) timestamp_ms: i64,
     pub(crate) key: Option<Datum>,
     pub(crate) value: Option<Datum>,
@@ -42,7 +45,7 @@ pub(crate) fn render(record: &Pending, webhook_id: &str, kind: BodyKind) -> Resu
     out.extend_from_slice(b"{\"id\":");
     write_text(webhook_id, &mut out);
     out.extend_from_slice(b",\"topic\":");
-    write_text(&partition.topic, &mut out);
+    write_text(&record.topic, &mut out);
     let place = format!(
         ",\"partition\":{},\"offset\":{offset},\"timestamp_ms\":{},\"key\":",
         partition.partition, record.timestamp_ms

@@ -156,7 +156,7 @@ mod tests {
 
     fn record(partition: u32, offset: i64) -> Pending {
         let id = RecordId { partition: TopicPartition::new("t", partition), offset };
-        Pending { id, timestamp_ms: 0, key: None, value: None }
+        Pending { topic: "t".into(), id, timestamp_ms: 0, key: None, value: None }
     }
 
     #[test]

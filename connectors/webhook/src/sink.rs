@@ -134,12 +134,13 @@ impl WebhookTask {
 
     fn accept(&mut self, record: SinkRecord) {
         self.completed.accept(&record.id);
-        if record.value.is_none() && self.tombstones == Tombstones::Skip {
+        if record.dropped || (record.value.is_none() && self.tombstones == Tombstones::Skip) {
             self.completed.done(&record.id);
             return;
         }
         self.lanes.push(Pending {
             id: record.id,
+            topic: record.topic,
             timestamp_ms: record.timestamp_ms,
             key: record.key.map(owned),
             value: record.value.map(owned),

@@ -85,6 +85,8 @@ fn place(partition: u32, offset: i64) -> RecordId {
 fn record(partition: u32, offset: i64, key: i64) -> SinkRecord {
     SinkRecord {
         id: place(partition, offset),
+        topic: "shop.public.t".into(),
+        dropped: false,
         timestamp_ms: 1_700_000_000_000 + offset,
         key: Some(datum(int_struct("shop.public.t.Key", "id"), key.to_string())),
         value: Some(datum(envelope(), format!("null row:{offset} u"))),

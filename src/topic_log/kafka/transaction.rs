@@ -39,17 +39,15 @@ use super::{
     context::Context,
     errors::{code_error, io_error, log_error},
 };
-use crate::topic_log::{CommitError, LogError, RecordRef, TopicBatch};
+use crate::topic_log::{CommitError, LogError, TopicBatch, batch::RecordView};
 
-/// A transaction takes no further job beyond this: more only delays its first record.
+/// A transaction takes no further job beyond this; less than what a source has in flight at most, or it would wait for more in vain.
 const TRANSACTION_BYTES_MAX: usize = 4 << 20;
-/// And beyond this many records.
-const TRANSACTION_RECORDS_MAX: usize = 10_000;
 /// A transaction of this size within one commit interval is load.
 const LOADED_BYTES: usize = 128 << 10;
 /// Under load a commit comes at the earliest this long after the last one: one every 10 ms doubles the brokers' work, one every
-/// 50 ms adds a fifth to it.
-const LOADED_INTERVAL: Duration = Duration::from_millis(50);
+/// 100 ms adds a tenth to it.
+const LOADED_INTERVAL: Duration = Duration::from_millis(100);
 /// One wait for a commit: short, so that the end of the owner is seen.
 const COMMIT_SLICE: Duration = Duration::from_secs(3);
 /// How long a commit without an answer is followed after its owner has gone.
@@ -212,14 +210,13 @@ impl Thread {
     /// What waits already, and under light load what comes within the commit interval.
     fn collect(&self, first: Job) -> Vec<Job> {
         let due = self.last_commit.map(|last| last + self.cluster.config.commit_interval);
-        let (mut bytes, mut records) = size(&first);
+        let mut bytes = bytes_of(&first);
         let mut jobs = vec![first];
-        while bytes < TRANSACTION_BYTES_MAX && records < TRANSACTION_RECORDS_MAX {
+        while bytes < TRANSACTION_BYTES_MAX {
             let wait = due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
             match self.inbox.recv_timeout(wait) {
                 Ok(job) => {
-                    let more = size(&job);
-                    (bytes, records) = (bytes + more.0, records + more.1);
+                    bytes += bytes_of(&job);
                     jobs.push(job);
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
@@ -266,14 +263,12 @@ impl Thread {
     fn send_what_comes(&self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         let Some(last) = self.last_commit else { return Ok(()) };
         let due = last + self.cluster.config.commit_interval.max(LOADED_INTERVAL);
-        let (mut bytes, mut records) =
-            jobs.iter().map(size).fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
-        while (LOADED_BYTES..TRANSACTION_BYTES_MAX).contains(&bytes) && records < TRANSACTION_RECORDS_MAX {
+        let mut bytes: usize = jobs.iter().map(bytes_of).sum();
+        while (LOADED_BYTES..TRANSACTION_BYTES_MAX).contains(&bytes) {
             let wait = due.saturating_duration_since(Instant::now());
             // Nothing more, or nobody to send more.
             let Ok(job) = self.inbox.recv_timeout(wait) else { break };
-            let more = size(&job);
-            (bytes, records) = (bytes + more.0, records + more.1);
+            bytes += bytes_of(&job);
             jobs.push(job);
             self.send_all(jobs.last().map_or(&[], std::slice::from_ref))?;
         }
@@ -285,7 +280,8 @@ impl Thread {
         let damaged = |e: LogError| Failure::Refused(e);
         for batch in jobs.iter().flat_map(|job| &job.batches) {
             let (topic, partition) = (&*batch.partition.topic, number(batch.partition.partition));
-            for record in batch.records.records().map_err(damaged)? {
+            let mut records = batch.records.views().map_err(damaged)?;
+            while let Some(record) = records.next().map_err(damaged)? {
                 self.check_size(topic, &record)?;
                 self.send(native(topic, partition, &record))?;
             }
@@ -307,11 +303,9 @@ impl Thread {
         Ok(())
     }
 
-    fn check_size(&self, topic: &str, record: &RecordRef) -> Result<(), Failure> {
+    fn check_size(&self, topic: &str, record: &RecordView<'_>) -> Result<(), Failure> {
         let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = record.key.as_ref().map_or(0, |k| k.len())
-            + record.value.as_ref().map_or(0, |v| v.len())
-            + headers;
+        let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers;
         if bytes <= self.record_bytes_max {
             return Ok(());
         }
@@ -443,22 +437,20 @@ impl Thread {
     }
 }
 
-fn size(job: &Job) -> (usize, usize) {
-    let bytes = job.batches.iter().map(|batch| batch.records.len_bytes()).sum();
-    let records = job.batches.iter().map(|batch| batch.records.count() as usize).sum();
-    (bytes, records)
+fn bytes_of(job: &Job) -> usize {
+    job.batches.iter().map(|batch| batch.records.len_bytes()).sum()
 }
 
-fn native<'a>(topic: &'a str, partition: i32, record: &'a RecordRef) -> BaseRecord<'a, [u8], [u8]> {
+fn native<'a>(topic: &'a str, partition: i32, record: &RecordView<'a>) -> BaseRecord<'a, [u8], [u8]> {
     let mut native = BaseRecord::<[u8], [u8]>::to(topic).partition(partition).timestamp(record.timestamp_ms);
-    native.key = record.key.as_deref();
-    native.payload = record.value.as_deref();
+    native.key = record.key;
+    native.payload = record.value;
     if !record.headers.is_empty() {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (name, value) in &record.headers {
+        for (name, value) in record.headers {
             // Names come from our own encoder and are text.
             let key = std::str::from_utf8(name).unwrap_or_default();
-            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+            headers = headers.insert(Header { key, value: Some(*value) });
         }
         native.headers = Some(headers);
     }

@@ -76,13 +76,13 @@ impl Backlog {
         self.bytes
     }
 
-    /// The `index`-th pending record; `None` behind the last. The inner `None` is a record that must not be applied: refused before,
-    /// or behind a cut.
+    /// The `index`-th pending record; `None` behind the last. The inner `None` is a record that must not be applied: dropped by a
+    /// transform, refused before, or behind a cut.
     #[must_use]
     pub fn get(&self, index: usize, cuts: &Cuts) -> Option<Option<&SinkRecord>> {
         let Pending { record, refused } = self.pending.get(index)?;
         let behind_cut = cuts.get(&record.id.partition).is_some_and(|cut| record.id.offset >= *cut);
-        Some((!refused && !behind_cut).then_some(record))
+        Some((!refused && !behind_cut && !record.dropped).then_some(record))
     }
 
     /// The first newly refused offset of each partition.

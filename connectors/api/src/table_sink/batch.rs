@@ -385,7 +385,7 @@ fn encode_column<P: RowPlan>(
             Kind::Truncate => "t",
         }),
         Meta::TimestampMs => ValueRef::Int(record.timestamp_ms),
-        Meta::Topic => ValueRef::str(&record.id.partition.topic),
+        Meta::Topic => ValueRef::str(&record.topic),
         Meta::Partition => ValueRef::Int(i64::from(record.id.partition.partition)),
         Meta::Offset => ValueRef::Int(record.id.offset),
     };

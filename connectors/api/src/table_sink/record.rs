@@ -149,7 +149,7 @@ fn table_of(
     source: &[ValueRef<'_>],
     names: [Option<usize>; 3],
 ) -> (String, String) {
-    let topic = &*record.id.partition.topic;
+    let topic = &*record.topic;
     let named = |index: Option<usize>| index.and_then(|i| source.get(i)).and_then(ValueRef::as_str);
     let [db, schema, table] = names.map(named);
     let last = topic.rsplit('.').next().unwrap_or(topic);
