@@ -1,10 +1,52 @@
 //! What happens to a record between a source and the log, or between the log and a sink.
 //!
-//! Reading order: [`record`] (what a step sees), [`chain`] (steps in order, and what each promises).
+//! Reading order: [`record`] (what a step sees), [`chain`] (steps in order, and what each promises), [`plugins`] (the table of
+//! steps that can be named in a configuration), [`predicate`] (their conditions), `rows` (how a step that changes rows is written:
+//! once, for rows with an envelope and without), `expression` (CEL over a record); then one file for each step.
 #![deny(missing_docs)]
 
 pub mod chain;
 pub mod record;
 
+mod expression;
+mod predicate;
+mod rows;
+mod settings;
+mod text;
+mod unavailable;
+
+mod fields;
+mod filter;
+mod route;
+mod unwrap;
+
+#[cfg(test)]
+mod testing;
+
 pub use chain::{Chain, Predicate, Step, Transform};
+pub use predicate::predicate;
 pub use record::{Headers, Part, Record};
+
+use rowstream_api::{ConfigErrors, FieldDoc, RecordError, Stage};
+use serde_json::{Map, Value};
+
+/// A step that can be named in a configuration.
+pub struct TransformPlugin {
+    /// Value of `type:`.
+    pub name: &'static str,
+    /// Its settings, without `type`, `name` and `when`.
+    pub fields: &'static [FieldDoc],
+    /// Makes the step from settings that were checked against `fields`.
+    pub build: fn(Map<String, Value>) -> Result<Box<dyn Transform>, ConfigErrors>,
+}
+
+/// Every step, in the order of the reference.
+#[must_use]
+pub const fn plugins() -> &'static [TransformPlugin] {
+    &[unwrap::PLUGIN, filter::PLUGIN, route::PLUGIN, fields::SELECT, fields::DROP, fields::RENAME]
+}
+
+/// This record can't be handled. Names fields and types, never values.
+fn refused(code: &'static str, message: impl Into<String>) -> RecordError {
+    RecordError::new(Stage::Transformation, code, message)
+}

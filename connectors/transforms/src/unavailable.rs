@@ -1,0 +1,70 @@
+//! Values that the source did not send.
+//!
+//! Such a column holds a placeholder, and the record's header [`UNAVAILABLE_HEADER`] names it, because in most types the
+//! placeholder can't be told from a value. Sinks rely on that header: a step that renames or drops a column keeps it right, and a
+//! step that would compute with a placeholder leaves it alone or refuses the record.
+
+use std::borrow::Cow;
+
+use rowstream_api::{ROW_FOLLOWS_HEADER, RecordError, UNAVAILABLE_HEADER};
+
+use crate::{record::Headers, refused};
+
+/// Names of columns whose values the source did not send.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Unavailable(Vec<String>);
+
+impl Unavailable {
+    /// As the headers say.
+    ///
+    /// # Errors
+    /// The header is no list of names.
+    pub(crate) fn of(headers: &Headers<'_>) -> Result<Self, RecordError> {
+        let Some((_, names)) = headers.iter().find(|(name, _)| &**name == UNAVAILABLE_HEADER) else {
+            return Ok(Self::default());
+        };
+        serde_json::from_slice(names).map(Self).map_err(|_| {
+            let message = format!("header `{UNAVAILABLE_HEADER}` is not a JSON list of column names");
+            refused("HEADER_INVALID", message)
+        })
+    }
+
+    /// Whether all values were sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One of them.
+    pub(crate) fn first(&self) -> Option<&str> {
+        self.0.first().map(String::as_str)
+    }
+
+    /// Whether this column's was not.
+    pub(crate) fn contains(&self, column: &str) -> bool {
+        self.0.iter().any(|name| name == column)
+    }
+
+    /// Writes the headers anew, each column under its names of now; none where it is gone.
+    pub(crate) fn rename(&self, headers: &mut Headers<'_>, now: impl Fn(&str) -> Vec<String>) {
+        if self.is_empty() {
+            return;
+        }
+        let mut names: Vec<String> = Vec::with_capacity(self.0.len());
+        for name in self.0.iter().flat_map(|name| now(name)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names == self.0 {
+            return;
+        }
+        if names.is_empty() {
+            headers.retain(|(name, _)| &**name != UNAVAILABLE_HEADER && &**name != ROW_FOLLOWS_HEADER);
+            return;
+        }
+        let value = serde_json::Value::from(names).to_string().into_bytes();
+        if let Some((_, old)) = headers.iter_mut().find(|(name, _)| &**name == UNAVAILABLE_HEADER) {
+            *old = Cow::Owned(value);
+        }
+    }
+}
