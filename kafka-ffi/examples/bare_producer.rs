@@ -1,8 +1,8 @@
 //! The reference of the Kafka benchmarks: what a producer alone makes of the bytes of a topic, with transactions and without.
 //!
-//! `bare_producer SERVERS FROM TO [RECORDS]` reads `FROM` into memory, then produces the same records to `TO` (which must exist) and
-//! prints how many they were, and the seconds and CPU seconds that producing them took. Without `RECORDS` the producer is idempotent and
-//! nothing more; with it each so many records are a transaction, one after the other as a source task's are.
+//! `bare_producer SERVERS FROM TO [MILLISECONDS]` reads `FROM` into memory, then produces the same records to `TO` (which must exist) and
+//! prints how many they were, and the seconds and CPU seconds that producing them took. Without `MILLISECONDS` the producer is idempotent
+//! and nothing more; with it what it sends within so long is a transaction, one after the other as a source task's are.
 
 use std::{
     error::Error,
@@ -27,8 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let (servers, from, to, transaction) = match &arguments[..] {
         [_, servers, from, to] => (servers, from, to, None),
-        [_, servers, from, to, records] => (servers, from, to, Some(records.parse()?)),
-        _ => return Err("expected SERVERS FROM TO [RECORDS]".into()),
+        [_, servers, from, to, ms] => (servers, from, to, Some(Duration::from_millis(ms.parse()?))),
+        _ => return Err("expected SERVERS FROM TO [MILLISECONDS]".into()),
     };
     let records = read(servers, from)?;
     let mut config = ClientConfig::new();
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (began, cpu) = (Instant::now(), cpu_seconds()?);
     match transaction {
-        Some(size) => transact(&producer, to, &records, size)?,
+        Some(open) => transact(&producer, to, &records, open)?,
         None => {
             send_all(&producer, to, &records)?;
             producer.flush(PATIENCE)?;
@@ -64,11 +64,17 @@ fn transact(
     producer: &BaseProducer,
     to: &str,
     records: &[OwnedMessage],
-    size: usize,
+    open: Duration,
 ) -> Result<(), Box<dyn Error>> {
-    for records in records.chunks(size.max(1)) {
+    let mut rest = records.iter().peekable();
+    while rest.peek().is_some() {
+        let began = Instant::now();
         producer.begin_transaction()?;
-        send_all(producer, to, records)?;
+        while began.elapsed() < open
+            && let Some(record) = rest.next()
+        {
+            send(producer, to, record)?;
+        }
         commit(producer, PATIENCE).map_err(|e| format!("{}: {}", e.code, e.text))?;
     }
     Ok(())

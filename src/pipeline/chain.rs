@@ -182,7 +182,7 @@ impl SinkChain {
             headers: one
                 .headers
                 .into_iter()
-                .map(|(name, value)| (name, Bytes::copy_from_slice(&value)))
+                .map(|(name, value)| (name, Bytes::copy_from_slice(value.as_ref())))
                 .collect(),
             topic: one.topic,
             timestamp_ms: one.timestamp_ms,

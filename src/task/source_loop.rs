@@ -40,8 +40,9 @@ use crate::{
 const GROUP_BYTES_MAX: usize = 2 << 20;
 /// While a commit is under way the next group waits to reach this size: fewer, larger commits under load.
 const GROUP_BYTES_EAGER: usize = 512 << 10;
-/// Commits under way at once; with the size above it bounds the memory of a run.
-const IN_FLIGHT_MAX: usize = 4;
+/// Commits under way at once, and the bytes in them: what a log takes into one transaction must fit, or it would wait for more in vain.
+const IN_FLIGHT_MAX: usize = 16;
+const IN_FLIGHT_BYTES_MAX: u64 = 6 << 20;
 
 /// A source task, run after run.
 pub struct SourceTaskRun {
@@ -116,6 +117,7 @@ impl SourceTaskRun {
             offsets: None,
             unwritten: (0, 0),
             in_flight: FuturesOrdered::new(),
+            in_flight_bytes: 0,
             shared,
             metrics: &self.metrics,
             committed_any,
@@ -143,6 +145,7 @@ struct SourceLoop<'a> {
     /// Changes and transaction ends of the group's batches.
     unwritten: (u64, u64),
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
+    in_flight_bytes: u64,
     shared: &'a TaskShared,
     metrics: &'a SourceTaskMetrics,
     committed_any: &'a mut bool,
@@ -190,7 +193,11 @@ impl SourceLoop<'_> {
         self.offsets.is_some()
             && match self.in_flight.len() {
                 0 => true,
-                n => n < IN_FLIGHT_MAX && self.group.bytes() >= GROUP_BYTES_EAGER,
+                n => {
+                    n < IN_FLIGHT_MAX
+                        && self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
+                        && self.group.bytes() >= GROUP_BYTES_EAGER
+                }
             }
     }
 
@@ -246,6 +253,7 @@ impl SourceLoop<'_> {
         };
         let pending =
             self.writer.append(write).await.map_err(|e| commit_failure("commit to the topic log", e))?;
+        self.in_flight_bytes += meter.bytes;
         self.in_flight
             .push_back(async move { Answer { outcome: pending.await, offsets, write: meter } }.boxed());
         Ok(())
@@ -253,6 +261,7 @@ impl SourceLoop<'_> {
 
     async fn answered(&mut self, answer: Answer) -> Result<(), ConnectorError> {
         answer.outcome.map_err(|e| commit_failure("commit to the topic log", e))?;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(answer.write.bytes);
         *self.committed_any = true;
         self.shared.status.committed(answer.write.records);
         self.shared.status.busy(self.offsets.is_some() || !self.in_flight.is_empty());

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rowstream_api::{Chain, ConnectorError, Delivery};
+use rowstream_api::{Chain, ConfigErrors, ConnectorError, Delivery};
 use serde_json::Value;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,6 +23,7 @@ use tracing::Instrument;
 use super::{Restart, WorkerContext};
 use crate::{
     config::ConnectorSpec,
+    pipeline::chain::ChainPlan,
     registry::{self, Plan, PluginKind},
     task::{
         TaskShared,

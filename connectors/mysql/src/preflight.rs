@@ -95,14 +95,6 @@ async fn settings(
                 .push((format!("{name} is {found}; {wanted} is needed"), Some(set(server, name, wanted))));
         }
     }
-    if let Some(options) =
-        variable(conn, "binlog_row_value_options").await?.filter(|options| !options.is_empty())
-    {
-        problems.push((
-            format!("binlog_row_value_options is {options}: updates would hold only parts of JSON values"),
-            Some(set(server, "binlog_row_value_options", "''")),
-        ));
-    }
     if variable(conn, "server_id").await?.and_then(|id| id.parse().ok()) == Some(plan.server_id) {
         problems.push((
             format!("server_id {} is the server's own: give the connector another one", plan.server_id),

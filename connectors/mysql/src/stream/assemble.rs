@@ -295,7 +295,6 @@ impl Assembler {
                 Ok(())
             }
             kind::XA_PREPARE => self.xa_prepare(body),
-            kind::PARTIAL_UPDATE_ROWS => self.partial_json(body),
             kind::EXECUTE_LOAD_QUERY | kind::BEGIN_LOAD_QUERY => self.statement_rows("LOAD DATA", "", ""),
             kind::INCIDENT => Err(ConnectorError::fatal(
                 "MYSQL_INCIDENT",

@@ -5,6 +5,8 @@
 pub mod compressed;
 pub mod event;
 pub mod gtid;
+mod json_document;
+pub mod partial;
 pub mod rows;
 pub mod table_map;
 pub mod tagged;

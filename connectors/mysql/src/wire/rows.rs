@@ -45,6 +45,7 @@ pub fn operation(event: u8) -> Option<Operation> {
         | kind::MARIA_WRITE_COMPRESSED_V1 => Some(Operation::Insert),
         kind::UPDATE_ROWS
         | kind::UPDATE_ROWS_V1
+        | kind::PARTIAL_UPDATE_ROWS
         | kind::MARIA_UPDATE_COMPRESSED
         | kind::MARIA_UPDATE_COMPRESSED_V1 => Some(Operation::Update),
         kind::DELETE_ROWS
@@ -63,7 +64,7 @@ pub fn is_compressed(event: u8) -> bool {
 
 /// Bytes of the part before the columns: with extra data in version 2.
 fn has_extra(event: u8) -> bool {
-    matches!(event, kind::WRITE_ROWS..=kind::DELETE_ROWS | kind::MARIA_WRITE_COMPRESSED..=kind::MARIA_DELETE_COMPRESSED)
+    matches!(event, kind::WRITE_ROWS..=kind::DELETE_ROWS | kind::PARTIAL_UPDATE_ROWS | kind::MARIA_WRITE_COMPRESSED..=kind::MARIA_DELETE_COMPRESSED)
 }
 
 /// Reads a rows event's body; compressed rows stay as they are.

@@ -14,6 +14,7 @@
 
 mod auth;
 mod common;
+mod json;
 mod malformed;
 mod refusals;
 mod snapshot;

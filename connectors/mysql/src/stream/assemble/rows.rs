@@ -6,11 +6,15 @@ use rowstream_api::ConnectorError;
 
 use super::{Assembler, KnownTable, Open, transaction_index};
 use crate::{
-    stream::batch::{Entry, EntryKind, HeldRows, RowsInfo, StreamTable, Transaction, index_of},
+    stream::{
+        batch::{Entry, EntryKind, HeldRows, RowsInfo, StreamTable, Transaction, index_of},
+        position::BinlogPosition,
+    },
     transport::connection::malformed,
     wire::{
         DecodeError, compressed,
         event::{Header, kind},
+        partial::{self, Refusal},
         rows::{self, Operation},
         table_map,
     },
@@ -71,9 +75,16 @@ impl Assembler {
         let images = if rows::is_compressed(header.kind) {
             unpacked = compressed::unpack(event.rows).map_err(malformed)?;
             &unpacked
+        } else if known.captured && header.kind == kind::PARTIAL_UPDATE_ROWS {
+            unpacked = made_whole(table, &event, &self.next)?;
+            &unpacked
         } else {
             event.rows
         };
+        if !known.captured && header.kind == kind::PARTIAL_UPDATE_ROWS {
+            open.ordinal += 1;
+            return Ok(());
+        }
         if !known.captured {
             let mut at = 0;
             while at < images.len() {
@@ -94,23 +105,25 @@ impl Assembler {
         let growing = open.xa.as_ref().map(|(_, rows)| rows.arena.len());
         if let Some(growing) = growing { self.held.check(growing) } else { Ok(()) }
     }
+}
 
-    pub(super) fn partial_json(&mut self, body: &[u8]) -> Result<(), ConnectorError> {
-        let event = rows::decode(kind::UPDATE_ROWS, Operation::Update, body).map_err(malformed)?;
-        let known = self.tables.get(&event.table_id);
-        let Some(table) = known.filter(|known| known.captured).and_then(|known| known.table.as_ref()) else {
-            if let Some(open) = &mut self.open {
-                open.ordinal += 1;
-            }
-            return Ok(());
-        };
-        let name = format!("{}.{}", table.shape.database, table.shape.table);
-        Err(ConnectorError::fatal(
-            "MYSQL_PARTIAL_JSON",
-            format!("an update of `{name}` at {} holds only the changed parts of its JSON values", self.next),
-        )
-        .remedy("SET PERSIST binlog_row_value_options = '';\n-- then delete the connector's offsets: that update can't be read"))
-    }
+/// Updates of parts of JSON values as whole ones.
+fn made_whole(table: &StreamTable, event: &rows::RowsEvent<'_>, at: &BinlogPosition) -> Result<Vec<u8>, ConnectorError> {
+    partial::whole(&table.shape, &table.widths, event).map_err(|refusal| match refusal {
+        Refusal::Malformed(error) => malformed(error),
+        Refusal::NotInOldRow(index) => {
+            let name = format!("{}.{}", table.shape.database, table.shape.table);
+            let message = format!(
+                "an update of `{name}` at {at} holds only the changed parts of the JSON value in column {}, and the old row does not hold \
+                 the value",
+                index + 1
+            );
+            ConnectorError::fatal("MYSQL_PARTIAL_JSON", message).remedy(
+                "SET PERSIST binlog_row_image = 'FULL';\n-- or SET PERSIST binlog_row_value_options = '';\n\
+                 -- then delete the connector's offsets: that update can't be read",
+            )
+        }
+    })
 }
 
 /// Where one row (both images of an update) ends.
