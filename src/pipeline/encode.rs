@@ -195,6 +195,10 @@ impl EventEncoder {
         if pause.is_some() { Ok(pause) } else { outcome.map(|()| None) }
     }
 
+    fn registry(&self) -> (Arc<dyn SchemaRegistry>, SubjectStrategy) {
+        (Arc::clone(&self.registry), self.subjects)
+    }
+
     async fn learn(
         &mut self,
         schema: Arc<TableSchema>,
@@ -213,10 +217,10 @@ impl EventEncoder {
         } else {
             let topic = &schema.topic;
             let key_id = match &schema.key {
-                Some(key) => self.register(topic, Part::Key, &to_avro_json(key)).await?,
+                Some(key) => register(self.registry(), topic, Part::Key, &to_avro_json(key)).await?,
                 None => 0,
             };
-            let value_id = self.register(topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
+            let value_id = register(self.registry(), topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
             let partitions = partitions(writer, topic).await?;
             let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
             Route::Log { key_id, value_id, partitions, record_bytes_max }
@@ -234,7 +238,7 @@ impl EventEncoder {
     ) -> Result<(), ConnectorError> {
         match unknown {
             Unknown::Schema { topic, part, schema } => {
-                let id = self.register(&topic, part, &to_avro_json(&schema)).await?;
+                let id = register(self.registry(), &topic, part, &to_avro_json(&schema)).await?;
                 if let Some(chain) = &mut self.chain {
                     chain.registered(topic, part, (schema, id));
                 }
@@ -249,14 +253,20 @@ impl EventEncoder {
         }
         Ok(())
     }
+}
 
-    async fn register(&self, topic: &str, part: Part, schema: &str) -> Result<u32, ConnectorError> {
-        let subject = self.subjects.subject(topic, part, schema).map_err(|problem| {
-            ConnectorError::config("SUBJECT_STRATEGY", format!("name the subject of a schema: {problem}"))
-        })?;
-        let attempt = || format!("register a schema under `{subject}`");
-        self.registry.register(&subject, schema).await.map_err(|error| error.into_failure(attempt()))
-    }
+/// Registers a schema under its subject. Not a method: a chain is used by one task and not shared, and a future that holds `&self` is.
+async fn register(
+    (registry, subjects): (Arc<dyn SchemaRegistry>, SubjectStrategy),
+    topic: &str,
+    part: Part,
+    schema: &str,
+) -> Result<u32, ConnectorError> {
+    let subject = subjects.subject(topic, part, schema).map_err(|problem| {
+        ConnectorError::config("SUBJECT_STRATEGY", format!("name the subject of a schema: {problem}"))
+    })?;
+    let attempt = || format!("register a schema under `{subject}`");
+    registry.register(&subject, schema).await.map_err(|error| error.into_failure(attempt()))
 }
 
 async fn partitions(

@@ -27,4 +27,5 @@ mod python;
 mod registry;
 mod support;
 mod takeover;
+mod transforms;
 mod workload;

@@ -18,6 +18,9 @@ pub const UNAVAILABLE_HEADER: &str = "__rowstream.unavailable";
 /// the snapshot, or the row's end follows. Its value is `true`.
 pub const ROW_FOLLOWS_HEADER: &str = "__rowstream.row_follows";
 
+/// Header of a tombstone that is all there is of a delete: the event before it became this one. Its value is `true`.
+pub const DELETED_HEADER: &str = "__rowstream.deleted";
+
 /// Debezium's operation letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {

@@ -22,7 +22,7 @@ pub mod units;
 pub mod value;
 
 pub use change::{
-    Change, ChangeSet, ChangeView, NoChanges, Op, ROW_FOLLOWS_HEADER, SourceBatch, TableSchema,
+    Change, ChangeSet, ChangeView, DELETED_HEADER, NoChanges, Op, ROW_FOLLOWS_HEADER, SourceBatch, TableSchema,
     UNAVAILABLE_HEADER,
 };
 pub use config::{ConfigSpec, FieldDoc, FieldKind, Secret};

@@ -5,6 +5,7 @@ use std::{fmt, future::Future, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    change::DELETED_HEADER,
     config::ConfigSpec,
     error::{ConfigErrors, ConnectorError, RecordError},
     offset::{TopicOffsets, TopicPartition},
@@ -87,6 +88,12 @@ impl SinkRecord {
     pub fn dropped(id: RecordId, timestamp_ms: i64) -> Self {
         let topic = Arc::clone(&id.partition.topic);
         Self { id, topic, dropped: true, timestamp_ms, key: None, value: None, headers: Vec::new() }
+    }
+
+    /// Whether it is a tombstone that is all there is of a delete.
+    #[must_use]
+    pub fn is_delete_itself(&self) -> bool {
+        self.value.is_none() && self.headers.iter().any(|(name, _)| &**name == DELETED_HEADER)
     }
 }
 

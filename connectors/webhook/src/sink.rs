@@ -134,7 +134,8 @@ impl WebhookTask {
 
     fn accept(&mut self, record: SinkRecord) {
         self.completed.accept(&record.id);
-        if record.dropped || (record.value.is_none() && self.tombstones == Tombstones::Skip) {
+        let tells_nothing = record.value.is_none() && !record.is_delete_itself();
+        if record.dropped || (tells_nothing && self.tombstones == Tombstones::Skip) {
             self.completed.done(&record.id);
             return;
         }

@@ -11,7 +11,7 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use super::{
     RecordPolicy, WriteMode,
-    record::{Decoded, Kind, Shape, decode, key_schema, shape_of},
+    record::{Decoded, Kind, Shape, decode, decode_tombstone, key_schema, shape_of},
     rows::{Entry, length_at, net},
 };
 use crate::{
@@ -244,6 +244,8 @@ pub enum Added<T> {
 pub struct Plans<P: RowPlan> {
     plans: HashMap<(usize, usize), PlansOfSchemas<P>>,
     shapes: HashMap<usize, Shape>,
+    /// Of each topic: the newest shape of its values.
+    topics: HashMap<Arc<str>, Shape>,
     kept: Vec<PlanRequest<P::Table>>,
     count: usize,
 }
@@ -253,7 +255,7 @@ type PlansOfSchemas<P> = Vec<(<P as RowPlan>::Table, Arc<P>)>;
 
 impl<P: RowPlan> Default for Plans<P> {
     fn default() -> Self {
-        Self { plans: HashMap::new(), shapes: HashMap::new(), kept: Vec::new(), count: 0 }
+        Self { plans: HashMap::new(), shapes: HashMap::new(), topics: HashMap::new(), kept: Vec::new(), count: 0 }
     }
 }
 
@@ -277,13 +279,16 @@ impl<P: RowPlan> Plans<P> {
         self.kept.push(request);
     }
 
-    fn shape(&mut self, schema: &Arc<Schema>) -> Result<Shape, RecordError> {
+    fn shape(&mut self, topic: &Arc<str>, schema: &Arc<Schema>) -> Result<Shape, RecordError> {
         let address = Arc::as_ptr(schema) as usize;
-        if let Some(shape) = self.shapes.get(&address) {
-            return Ok(shape.clone());
+        let shape = match self.shapes.get(&address) {
+            Some(shape) => shape.clone(),
+            None => shape_of(schema)?,
+        };
+        self.shapes.entry(address).or_insert_with(|| shape.clone());
+        if self.topics.get(topic).is_none_or(|known| !Arc::ptr_eq(&known.row, &shape.row)) {
+            self.topics.insert(Arc::clone(topic), shape.clone());
         }
-        let shape = shape_of(schema)?;
-        self.shapes.insert(address, shape.clone());
         Ok(shape)
     }
 }
@@ -308,9 +313,19 @@ impl<P: RowPlan> Encoder<'_, P> {
     /// # Errors
     /// The record can't become a row.
     pub fn add(&mut self, index: usize, record: &SinkRecord) -> Result<Added<P::Table>, RecordError> {
-        let Some(value) = &record.value else { return Ok(Added::Done) };
-        let shape = self.plans.shape(value.schema())?;
-        let Some(decoded) = decode(self.policy, record, &shape)? else { return Ok(Added::Done) };
+        let (row, decoded) = match &record.value {
+            Some(value) => {
+                let shape = self.plans.shape(&record.topic, value.schema())?;
+                let decoded = decode(self.policy, record, &shape)?;
+                (Some(shape.row), decoded)
+            }
+            None => {
+                let shape = self.plans.topics.get(&record.topic);
+                let decoded = decode_tombstone(self.policy, record, shape.map(Shape::is_envelope))?;
+                (shape.map(|shape| Arc::clone(&shape.row)), decoded)
+            }
+        };
+        let Some(decoded) = decoded else { return Ok(Added::Done) };
         let table = P::Table::of((&decoded.table.0, &decoded.table.1));
         if decoded.op == Kind::Truncate && self.policy.write_mode == WriteMode::Upsert {
             self.batch.truncate(table);
@@ -320,7 +335,9 @@ impl<P: RowPlan> Encoder<'_, P> {
             WriteMode::Upsert => Some(Arc::clone(key_schema(record)?)),
             WriteMode::Append => None,
         };
-        let request = PlanRequest { table, row: shape.row, key };
+        // All that a delete needs is the key.
+        let Some(row) = row.or_else(|| key.clone()) else { return Ok(Added::Done) };
+        let request = PlanRequest { table, row, key };
         let Some(plan) = self.plans.find(&request) else { return Ok(Added::NeedsPlan(request)) };
         let plan = Arc::clone(plan);
         let start = self.batch.arena.len();

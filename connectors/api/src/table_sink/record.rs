@@ -54,6 +54,14 @@ pub enum Kind {
     Truncate,
 }
 
+impl Shape {
+    /// Whether the values are events.
+    #[must_use]
+    pub fn is_envelope(&self) -> bool {
+        self.envelope.is_some()
+    }
+}
+
 /// Finds things in a value schema.
 ///
 /// # Errors
@@ -140,6 +148,25 @@ pub fn decode<'r>(
     let table = table_of(policy, record, Some(envelope), source.unwrap_or(&[]), envelope.names);
     let key = if op == Kind::Truncate { None } else { key_of(policy, record)? };
     Ok(Some(Decoded { op, row, key, table }))
+}
+
+/// A tombstone as the delete that it stands for. Behind an event `d` it tells nothing new and is passed. It is a delete where its header says
+/// so, behind flat records of its topic, and, while nothing is known of the topic, where the table follows from the topic alone: then the
+/// delete before it, if there was one, was of the same row.
+///
+/// # Errors
+/// The key can't be read.
+pub fn decode_tombstone<'r>(
+    policy: &RecordPolicy,
+    record: &'r SinkRecord,
+    envelopes: Option<bool>,
+) -> Result<Option<Decoded<'r>>, RecordError> {
+    let deletes = record.is_delete_itself() || !envelopes.unwrap_or(policy.table.needs_source());
+    if !deletes || !policy.delete || policy.write_mode == WriteMode::Append || record.key.is_none() {
+        return Ok(None);
+    }
+    let table = table_of(policy, record, None, &[], [None; 3]);
+    Ok(Some(Decoded { op: Kind::Delete, row: None, key: key_of(policy, record)?, table }))
 }
 
 fn table_of(

@@ -322,6 +322,9 @@ async fn flat_records_and_templates() {
         done(&mut task, vec![record]).await;
         let row = format!("SELECT CONCAT(id, a, b) FROM {lake}.shop_public_items");
         assert_eq!(target.text(&row).await, "1onex");
+        let more = vec![t.flat(vec![n(3), s("three"), s("x")]), t.tombstone(vec![n(1)])];
+        done(&mut task, more).await;
+        assert_eq!(target.text(&row).await, "3threex");
         let mut keyless = t.create(vec![n(2), s("two"), s("x")]);
         keyless.key = None;
         let flushed = deliver(&mut task, vec![keyless]).await.unwrap();

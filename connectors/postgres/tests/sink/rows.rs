@@ -322,6 +322,16 @@ async fn flat_records_and_templates() {
     let record = t.flat(vec![n(1), s("one"), s("x")]);
     done(&mut task, vec![record]).await;
     assert_eq!(target.rows("lake.shop_public_items").await, "(1,one,x)");
+    // Of flat records a tombstone is the delete; so it is where its header says so, whatever is known of its topic.
+    let more = vec![t.flat(vec![n(3), s("three"), s("x")]), t.tombstone(vec![n(1)])];
+    done(&mut task, more).await;
+    assert_eq!(target.rows("lake.shop_public_items").await, "(3,three,x)");
+    let mut again = target.open(json!({ "table": "lake.${topic}" }), &t.partition).await;
+    let mut told = t.tombstone(vec![n(3)]);
+    told.headers.push((DELETED_HEADER.into(), "true".into()));
+    done(&mut again, vec![told]).await;
+    assert_eq!(target.rows("lake.shop_public_items").await, "");
+    let mut task = again;
     let mut keyless = t.create(vec![n(2), s("two"), s("x")]);
     keyless.key = None;
     let flushed = deliver(&mut task, vec![keyless]).await.unwrap();
