@@ -183,6 +183,7 @@ fn what_a_step_can_not_handle_follows_the_policy() {
     daemon.until("the dead letter is there", || daemon.topic_end("warehouse.dead").filter(|end| *end == 1));
     let letter = &daemon.records("warehouse.dead")[0];
     assert_eq!(letter.value["after"]["id"], 5);
-    let read = daemon.cli(&["topics", "read", "warehouse.dead", "--json"]);
+    let url = format!("http://127.0.0.1:{}", daemon.port);
+    let read = daemon.cli(&["topics", "read", "warehouse.dead", "--json", "--url", &url]);
     assert!(said(&read).contains("TRANSFORMATION"), "{}", said(&read));
 }

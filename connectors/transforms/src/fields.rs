@@ -128,7 +128,8 @@ impl RowStep for Pick {
             return Ok(None);
         }
         let fields = row.fields().iter().filter(|field| self.keeps(&field.name));
-        let schema = fields.fold(like(row), |b, field| b.field(&field.name, Arc::clone(&field.schema))).build();
+        let schema =
+            fields.fold(like(row), |b, field| b.field(&field.name, Arc::clone(&field.schema))).build();
         if schema.fields().is_empty() {
             return Err(refused("FIELDS_NONE_LEFT", "no field of the row is left"));
         }
@@ -163,7 +164,8 @@ impl RowStep for Rename {
         for field in row.fields() {
             let name = self.0.get(&field.name).unwrap_or(&field.name);
             if names.contains(&name) {
-                let message = format!("the row has a field `{name}` already, so that no other can be renamed to it");
+                let message =
+                    format!("the row has a field `{name}` already, so that no other can be renamed to it");
                 return Err(refused("FIELD_EXISTS", message));
             }
             names.push(name);
@@ -185,3 +187,6 @@ impl RowStep for Rename {
         vec![self.0.get(column).map_or(column, String::as_str).to_owned()]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,9 @@ impl Transform for Filter {
         let keep = match self.null_handling {
             NullHandling::Keep if record.value.is_null() => true,
             NullHandling::Drop if record.value.is_null() => false,
-            NullHandling::Keep | NullHandling::Drop | NullHandling::Evaluate => self.condition.evaluate(&record)?,
+            NullHandling::Keep | NullHandling::Drop | NullHandling::Evaluate => {
+                self.condition.evaluate(&record)?
+            }
         };
         if keep {
             out.push(record);
@@ -77,3 +79,6 @@ impl Transform for Filter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,14 +9,18 @@ pub mod chain;
 pub mod record;
 
 mod expression;
+mod json_schema;
 mod predicate;
 mod rows;
 mod settings;
 mod text;
 mod unavailable;
+mod values;
 
 mod fields;
 mod filter;
+mod mask;
+mod outbox;
 mod route;
 mod unwrap;
 
@@ -43,7 +47,18 @@ pub struct TransformPlugin {
 /// Every step, in the order of the reference.
 #[must_use]
 pub const fn plugins() -> &'static [TransformPlugin] {
-    &[unwrap::PLUGIN, filter::PLUGIN, route::PLUGIN, fields::SELECT, fields::DROP, fields::RENAME]
+    &[
+        unwrap::PLUGIN,
+        filter::PLUGIN,
+        route::PLUGIN,
+        outbox::PLUGIN,
+        fields::SELECT,
+        fields::DROP,
+        fields::RENAME,
+        mask::MASK,
+        mask::HASH,
+        mask::TOKENIZE,
+    ]
 }
 
 /// This record can't be handled. Names fields and types, never values.

@@ -77,9 +77,9 @@ impl TryFrom<Value> for Flag {
 
 impl Typed {
     fn test(self, errors: &mut ConfigErrors) -> Option<(Test, bool)> {
-        let topic = self.topic_matches.map(|pattern| {
-            errors.take("topic_matches", whole_regex(&pattern)).map(Test::Topic)
-        });
+        let topic = self
+            .topic_matches
+            .map(|pattern| errors.take("topic_matches", whole_regex(&pattern)).map(Test::Topic));
         let header = self.has_header.map(|name| Some(Test::Header(name)));
         let tombstone = self.is_tombstone.map(|Flag(wanted)| Some(Test::Tombstone(wanted)));
         let cel = self.condition.map(|text| errors.take("condition", Cel::parse(&text)).map(Test::Cel));

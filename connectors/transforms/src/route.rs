@@ -50,13 +50,16 @@ pub(crate) const PLUGIN: TransformPlugin = TransformPlugin {
         let settings: Settings = parse(settings)?;
         let mut errors = ConfigErrors::default();
         let target = match (&settings.regex, &settings.replacement, &settings.topic) {
-            (Some(pattern), Some(template), None) => errors.take("regex", whole_regex(pattern)).and_then(|regex| {
-                let replacement = errors.take("replacement", Replacement::parse(template, &regex))?;
-                Some(Target::Pattern(regex, replacement))
-            }),
-            (None, None, Some(text)) => {
-                errors.take("topic", Expression::compile(text, RowKnown::No)).map(Box::new).map(Target::Expression)
+            (Some(pattern), Some(template), None) => {
+                errors.take("regex", whole_regex(pattern)).and_then(|regex| {
+                    let replacement = errors.take("replacement", Replacement::parse(template, &regex))?;
+                    Some(Target::Pattern(regex, replacement))
+                })
             }
+            (None, None, Some(text)) => errors
+                .take("topic", Expression::compile(text, RowKnown::No))
+                .map(Box::new)
+                .map(Target::Expression),
             (_, _, _) => {
                 errors.push("", "expected either `regex` with `replacement`, or `topic`");
                 None
@@ -131,7 +134,8 @@ fn topics_of(value: &dyn Val) -> Result<Topics, RecordError> {
     let name = |value: &dyn Val| match value.downcast_ref::<CelString>() {
         Some(text) => Ok(text.inner().to_owned()),
         None => {
-            let message = format!("`topic` gives {}, expected a name, a list of names, or null", type_of(value));
+            let message =
+                format!("`topic` gives {}, expected a name, a list of names, or null", type_of(value));
             Err(refused("EXPRESSION_TYPE", message))
         }
     };
@@ -139,7 +143,15 @@ fn topics_of(value: &dyn Val) -> Result<Topics, RecordError> {
         return Ok(Topics::Same);
     }
     if let Some(list) = value.downcast_ref::<CelList>() {
-        return list.inner().iter().map(|item| name(item.as_ref())).collect::<Result<_, _>>().map(Topics::These);
+        return list
+            .inner()
+            .iter()
+            .map(|item| name(item.as_ref()))
+            .collect::<Result<_, _>>()
+            .map(Topics::These);
     }
     name(value).map(|name| Topics::These(vec![name]))
 }
+
+#[cfg(test)]
+mod tests;

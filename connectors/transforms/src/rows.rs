@@ -18,6 +18,7 @@ use crate::{
     chain::Transform,
     record::{Part, Record},
     refused,
+    settings::nearest,
     unavailable::Unavailable,
 };
 
@@ -278,4 +279,37 @@ pub(crate) fn type_word(schema: &Schema) -> &'static str {
         T::Map(_) => "MAP",
         T::Struct(_) => "STRUCT",
     }
+}
+
+/// A field that must be there: its index and schema.
+///
+/// # Errors
+/// It is not; the message names those that are, and the setting that asks for it.
+pub(crate) fn column(row: &Schema, name: &str, setting: &str) -> Result<(usize, Arc<Schema>), RecordError> {
+    if let Some((index, field)) = row.field(name) {
+        return Ok((index, Arc::clone(&field.schema)));
+    }
+    let names = || row.fields().iter().map(|field| field.name.as_str());
+    let meant = nearest(name, names()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    let known: Vec<&str> = names().collect();
+    let message = format!(
+        "the row has no field `{name}`, which `{setting}` names; {meant}known are {}",
+        known.join(", ")
+    );
+    Err(refused("FIELD_MISSING", message))
+}
+
+/// The same schema, allowing null or not, without its default.
+pub(crate) fn with_optional(schema: &Schema, optional: bool) -> Arc<Schema> {
+    let mut builder = SchemaBuilder::new(schema.ty().clone()).optional_if(optional);
+    if let Some(name) = schema.name() {
+        builder = builder.name(name);
+    }
+    if let Some(version) = schema.version() {
+        builder = builder.version(version);
+    }
+    if let Some(doc) = schema.doc() {
+        builder = builder.doc(doc);
+    }
+    schema.parameters().iter().fold(builder, |builder, (key, value)| builder.parameter(key, value)).build()
 }

@@ -83,12 +83,10 @@ impl Replacement {
 }
 
 /// As many digits as name a group that is there, as Java reads them.
-fn numbered(
-    rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
-    regex: &Regex,
-) -> Result<usize, String> {
+fn numbered(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, regex: &Regex) -> Result<usize, String> {
     let digit = |c: Option<&char>| c.and_then(|c| c.to_digit(10)).and_then(|d| usize::try_from(d).ok());
-    let mut group = digit(rest.peek()).ok_or("expected a number or `{name}` after `$`; write `\\$` for a `$`")?;
+    let mut group =
+        digit(rest.peek()).ok_or("expected a number or `{name}` after `$`; write `\\$` for a `$`")?;
     rest.next();
     if group >= regex.captures_len() {
         return Err(format!("the regular expression has no group {group}"));
@@ -204,7 +202,9 @@ mod tests {
         assert!(replaced("a", "$1", "a").unwrap_err().contains("no group 1"));
         assert!(replaced("a", "${b}", "a").unwrap_err().contains("no group `b`"));
         assert!(replaced("a", "$x", "a").unwrap_err().contains("after `$`"));
-        assert!(replaced("(a", "x", "a").unwrap_err().starts_with("not a regular expression: unclosed group"));
+        assert!(
+            replaced("(a", "x", "a").unwrap_err().starts_with("not a regular expression: unclosed group")
+        );
     }
 
     #[test]

@@ -6,7 +6,10 @@
 
 use std::borrow::Cow;
 
-use rowstream_api::{ROW_FOLLOWS_HEADER, RecordError, UNAVAILABLE_HEADER};
+use rowstream_api::{
+    ROW_FOLLOWS_HEADER, RecordError, Schema, SchemaType, Semantic, UNAVAILABLE_HEADER, ValueRef,
+    json::UNAVAILABLE_PLACEHOLDER,
+};
 
 use crate::{record::Headers, refused};
 
@@ -66,5 +69,35 @@ impl Unavailable {
         if let Some((_, old)) = headers.iter_mut().find(|(name, _)| &**name == UNAVAILABLE_HEADER) {
             *old = Cow::Owned(value);
         }
+    }
+}
+
+/// Whether a value can be what is written in place of one that was not sent: Debezium's text, null, or the type's zero.
+pub(crate) fn is_placeholder(schema: &Schema, value: &ValueRef<'_>) -> bool {
+    let is_text = |value: &ValueRef<'_>| value.as_str() == Some(UNAVAILABLE_PLACEHOLDER);
+    match value {
+        ValueRef::Null | ValueRef::Absent | ValueRef::Unavailable => true,
+        ValueRef::Bool(truth) => !truth,
+        ValueRef::Int(number) => *number == 0,
+        ValueRef::Float32(number) => *number == 0.0,
+        ValueRef::Float64(number) => *number == 0.0,
+        ValueRef::Str(text) => *text == UNAVAILABLE_PLACEHOLDER,
+        ValueRef::Bytes(bytes) => match schema.semantic() {
+            Semantic::Decimal { .. } => bytes.iter().all(|byte| *byte == 0),
+            _ => **bytes == *UNAVAILABLE_PLACEHOLDER.as_bytes(),
+        },
+        ValueRef::Array(items) => items.is_empty() || matches!(items.as_slice(), [item] if is_text(item)),
+        ValueRef::Map(entries) => {
+            entries.is_empty() || matches!(entries.as_slice(), [(key, _)] if key == UNAVAILABLE_PLACEHOLDER)
+        }
+        ValueRef::Struct(values) => {
+            let SchemaType::Struct(fields) = schema.ty() else { return false };
+            fields.iter().zip(values).all(|(field, value)| {
+                matches!(value, ValueRef::Str(text) if text.is_empty())
+                    || matches!(value, ValueRef::Bytes(bytes) if bytes.iter().all(|byte| *byte == 0))
+                    || is_placeholder(&field.schema, value)
+            })
+        }
+        ValueRef::Hex(_) | ValueRef::Decimal(_) | ValueRef::ZonedMicros(_) => false,
     }
 }

@@ -13,7 +13,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rowstream_api::{ConfigErrors, FieldDoc, FieldKind, RecordError, Schema, SchemaBuilder, SchemaType, Value, ValueRef};
+use rowstream_api::{
+    ConfigErrors, DELETED_HEADER, FieldDoc, FieldKind, RecordError, Schema, SchemaBuilder, SchemaType, Value, ValueRef,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -21,7 +23,7 @@ use crate::{
     chain::Transform,
     record::{Part, Record},
     refused,
-    rows::{Images, SchemaCache, like, type_word},
+    rows::{Images, SchemaCache, column, like, type_word, with_optional},
     settings::{checked_topic, parse},
     text::header_text,
     unavailable::Unavailable,
@@ -212,7 +214,9 @@ impl Reference {
             Some(("source", field)) => (Some("source"), field, format!("source_{field}")),
             Some(("transaction", field)) => (Some("transaction"), field, format!("transaction_{field}")),
             Some((block, _)) => {
-                return Err(format!("`{text}`: an event has no block `{block}`; expected `source` or `transaction`"));
+                return Err(format!(
+                    "`{text}`: an event has no block `{block}`; expected `source` or `transaction`"
+                ));
             }
             None => (Self::block_of(path), path, path.to_owned()),
         };
@@ -234,7 +238,11 @@ impl Reference {
 
     /// Where it is in this envelope: the block first, then the envelope itself.
     fn find(&self, envelope: &Schema) -> Option<(Path, Arc<Schema>)> {
-        let top = || envelope.field(&self.field).map(|(at, field)| (Path { block: None, at }, Arc::clone(&field.schema)));
+        let top = || {
+            envelope
+                .field(&self.field)
+                .map(|(at, field)| (Path { block: None, at }, Arc::clone(&field.schema)))
+        };
         let Some((index, block)) = self.block.and_then(|block| envelope.field(block)) else { return top() };
         match block.schema.field(&self.field) {
             Some((at, field)) => Some((Path { block: Some(index), at }, Arc::clone(&field.schema))),
@@ -318,7 +326,9 @@ impl Transform for Unwrap {
         if plan.op.and_then(|op| envelope.get(op)).and_then(ValueRef::as_str) == Some("t") {
             return Ok(());
         }
-        let mut take = |index: usize| envelope.get_mut(index).map_or(ValueRef::Null, |field| std::mem::replace(field, ValueRef::Null));
+        let mut take = |index: usize| {
+            envelope.get_mut(index).map_or(ValueRef::Null, |field| std::mem::replace(field, ValueRef::Null))
+        };
         let (row, deleted) = match take(plan.after) {
             ValueRef::Struct(row) => (Some(row), false),
             _ => match plan.before.map(take) {
@@ -336,6 +346,7 @@ impl Transform for Unwrap {
         };
         let Some(mut row) = row else {
             record.value = Part::Null;
+            record.headers.push((DELETED_HEADER.into(), b"true".into()));
             Unavailable::of(&record.headers)?.rename(&mut record.headers, |_| Vec::new());
             out.push(record);
             return Ok(());
@@ -377,10 +388,13 @@ impl Plan {
         for reference in add_fields {
             let Some((path, found)) = reference.find(schema) else { continue };
             if row.field(&reference.name).is_some() {
-                let message = format!("the row has a field `{}` already; choose another name for the added one", reference.name);
+                let message = format!(
+                    "the row has a field `{}` already; choose another name for the added one",
+                    reference.name
+                );
                 return Err(refused("FIELD_EXISTS", message));
             }
-            builder = builder.field(&reference.name, optional_copy(&found));
+            builder = builder.field(&reference.name, with_optional(&found, true));
             fields.push(path);
         }
         let headers = add_headers.iter().filter_map(|reference| {
@@ -409,9 +423,12 @@ impl Unwrap {
     /// Leaves out the fields that a header names.
     fn narrow(&mut self, record: &mut Record<'_>) -> Result<(), RecordError> {
         let Some(header) = &self.settings.drop_fields_header_name else { return Ok(()) };
-        let Some((_, names)) = record.headers.iter().find(|(name, _)| **name == **header) else { return Ok(()) };
-        let mut names: Vec<String> = serde_json::from_slice(names)
-            .map_err(|_| refused("HEADER_INVALID", format!("header `{header}` is not a JSON list of fields")))?;
+        let Some((_, names)) = record.headers.iter().find(|(name, _)| **name == **header) else {
+            return Ok(());
+        };
+        let mut names: Vec<String> = serde_json::from_slice(names).map_err(|_| {
+            refused("HEADER_INVALID", format!("header `{header}` is not a JSON list of fields"))
+        })?;
         names.sort();
         if names.is_empty() {
             return Ok(());
@@ -482,30 +499,12 @@ fn route(record: &mut Record<'_>, value: Option<&ValueRef<'_>>, name: &str) -> R
 
 /// The index of a column that must be there and hold text.
 fn text_column(row: &Schema, name: &str) -> Result<usize, RecordError> {
-    match row.field(name) {
-        Some((index, field)) if *field.schema.ty() == SchemaType::String => Ok(index),
-        Some((_, field)) => {
-            let message = format!("field `{name}` is {}, expected STRING for a topic's name", type_word(&field.schema));
-            Err(refused("FIELD_TYPE", message))
-        }
-        None => Err(refused("FIELD_MISSING", format!("the row has no field `{name}`, which names the topic"))),
+    let (index, schema) = column(row, name, "route_by_field")?;
+    if *schema.ty() == SchemaType::String {
+        return Ok(index);
     }
-}
-
-/// The same type, optional and without a default, as Connect copies schemas.
-fn optional_copy(schema: &Schema) -> Arc<Schema> {
-    let copy = |builder: SchemaBuilder| {
-        let builder = match schema.name() {
-            Some(name) => builder.name(name),
-            None => builder,
-        };
-        let builder = match schema.version() {
-            Some(version) => builder.version(version),
-            None => builder,
-        };
-        schema.parameters().iter().fold(builder, |builder, (key, value)| builder.parameter(key, value))
-    };
-    copy(SchemaBuilder::new(schema.ty().clone())).optional().build()
+    let message = format!("field `{name}` is {}, expected STRING for a topic's name", type_word(&schema));
+    Err(refused("FIELD_TYPE", message))
 }
 
 fn owned(value: &Value) -> ValueRef<'static> {
@@ -524,3 +523,6 @@ fn owned(value: &Value) -> ValueRef<'static> {
 fn no_row() -> RecordError {
     refused("ENVELOPE_INVALID", "the event has neither `after` nor `before`, so that there is no row in it")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What records make of rows.
 
-use rowstream_api::{SchemaType, SinkTask, ValueRef};
+use rowstream_api::{DELETED_HEADER, SchemaType, SinkTask, ValueRef};
 use rowstream_testkit::records::{Owned, Topic, int, s, schema, text};
 use serde_json::json;
 

@@ -23,7 +23,9 @@ use cel::common::{
     value::Val,
 };
 use chrono::{DateTime, Duration};
-use rowstream_api::{RecordError, Schema, SchemaType, Semantic, ValueRef, calendar::parse_instant, text::write_decimal};
+use rowstream_api::{
+    RecordError, Schema, SchemaType, Semantic, ValueRef, calendar::parse_instant, text::write_decimal,
+};
 
 use crate::{refused, rows::type_word};
 
@@ -53,7 +55,8 @@ pub(super) fn to_cel<'f>(schema: &Schema, value: &'f ValueRef<'f>) -> Converted<
         },
         ValueRef::Array(items) => {
             let SchemaType::Array(item) = schema.ty() else { return Err(mismatch(schema)) };
-            let items: Vec<Box<dyn Val + 'f>> = items.iter().map(|value| to_cel(item, value)).collect::<Result<_, _>>()?;
+            let items: Vec<Box<dyn Val + 'f>> =
+                items.iter().map(|value| to_cel(item, value)).collect::<Result<_, _>>()?;
             Box::new(CelList::from(items))
         }
         ValueRef::Struct(values) => {
@@ -71,7 +74,9 @@ pub(super) fn to_cel<'f>(schema: &Schema, value: &'f ValueRef<'f>) -> Converted<
         }
         ValueRef::Map(values) => {
             let SchemaType::Map(item) = schema.ty() else { return Err(mismatch(schema)) };
-            let entries = values.iter().map(|(key, value)| Ok((CelMapKey::from(key.to_string()), to_cel(item, value)?)));
+            let entries = values
+                .iter()
+                .map(|(key, value)| Ok((CelMapKey::from(key.to_string()), to_cel(item, value)?)));
             Box::new(CelMap::from(entries.collect::<Result<HashMap<_, _>, RecordError>>()?))
         }
         ValueRef::Unavailable | ValueRef::Hex(_) | ValueRef::Decimal(_) | ValueRef::ZonedMicros(_) => {
@@ -81,7 +86,8 @@ pub(super) fn to_cel<'f>(schema: &Schema, value: &'f ValueRef<'f>) -> Converted<
 }
 
 fn of_int<'f>(schema: &Schema, number: i64) -> Converted<'f> {
-    let duration = |micros: i64| -> Converted<'f> { Ok(Box::new(CelDuration::from(Duration::microseconds(micros)))) };
+    let duration =
+        |micros: i64| -> Converted<'f> { Ok(Box::new(CelDuration::from(Duration::microseconds(micros)))) };
     match schema.semantic() {
         Semantic::Date => to_timestamp(number.saturating_mul(DAY_US)),
         Semantic::TimestampMillis => to_timestamp(number.saturating_mul(1000)),

@@ -13,14 +13,44 @@ use cel::{
 
 /// Functions that are called by their name alone.
 pub(super) const GLOBALS: [&str; 12] = [
-    "bool", "bytes", "double", "duration", "dyn", "int", "matches", "size", "string", "timestamp", "type", "uint",
+    "bool",
+    "bytes",
+    "double",
+    "duration",
+    "dyn",
+    "int",
+    "matches",
+    "size",
+    "string",
+    "timestamp",
+    "type",
+    "uint",
 ];
 
 /// Functions that are called on a value.
 pub(super) const MEMBERS: [&str; 22] = [
-    "contains", "endsWith", "startsWith", "matches", "size", "getFullYear", "getMonth", "getDayOfYear",
-    "getDayOfMonth", "getDate", "getDayOfWeek", "getHours", "getMinutes", "getSeconds", "getMilliseconds",
-    "lowerAscii", "upperAscii", "trim", "replace", "split", "substring", "join",
+    "contains",
+    "endsWith",
+    "startsWith",
+    "matches",
+    "size",
+    "getFullYear",
+    "getMonth",
+    "getDayOfYear",
+    "getDayOfMonth",
+    "getDate",
+    "getDayOfWeek",
+    "getHours",
+    "getMinutes",
+    "getSeconds",
+    "getMilliseconds",
+    "lowerAscii",
+    "upperAscii",
+    "trim",
+    "replace",
+    "split",
+    "substring",
+    "join",
 ];
 
 /// What `+` may make: more comes from an expression that grows without end.

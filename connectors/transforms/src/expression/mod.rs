@@ -131,7 +131,8 @@ fn explain(error: &ExecutionError, scope: &Scope<'_>) -> RecordError {
         },
         E::NoSuchOverload(overload) => {
             let types = overload.argument_types().join(", ");
-            let mixed = "; numbers of two types are converted with `int()` or `double()`, and null has no order";
+            let mixed =
+                "; numbers of two types are converted with `int()` or `double()`, and null has no order";
             format!("`{}` does not work on ({types}){mixed}", operator(overload.function()))
         }
         E::UnsupportedBinaryOperator(name, a, b) => {

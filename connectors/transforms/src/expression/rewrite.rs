@@ -26,12 +26,17 @@ pub(super) fn rewrite(ast: &mut IdedExpr, row: RowKnown) -> Result<Rewritten, St
     let mut walk = Walk { row, slots: Vec::new(), bound: Vec::new(), macros: 0, nesting: 0 };
     let nested = nesting(ast);
     if nested > NESTING_MAX {
-        return Err(format!("nests {nested} macros (`all`, `exists`, `map` …), at most {NESTING_MAX} are allowed"));
+        return Err(format!(
+            "nests {nested} macros (`all`, `exists`, `map` …), at most {NESTING_MAX} are allowed"
+        ));
     }
     walk.nesting = nested;
     walk.node(ast)?;
     if walk.macros > MACROS_MAX {
-        return Err(format!("holds {} macros (`all`, `exists`, `map` …), at most {MACROS_MAX} are allowed", walk.macros));
+        return Err(format!(
+            "holds {} macros (`all`, `exists`, `map` …), at most {MACROS_MAX} are allowed",
+            walk.macros
+        ));
     }
     let lenient = walk.slots.iter().any(Slot::tells_tables_apart);
     Ok(Rewritten { slots: walk.slots, lenient })
@@ -49,12 +54,33 @@ struct Walk {
 
 /// Names that CEL has for types.
 const TYPES: [&str; 12] = [
-    "bool", "bytes", "double", "duration", "int", "list", "map", "null_type", "string", "timestamp", "type", "uint",
+    "bool",
+    "bytes",
+    "double",
+    "duration",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "timestamp",
+    "type",
+    "uint",
 ];
 
 /// Names of the record.
 const ROOTS: [&str; 11] = [
-    "before", "after", "value", "op", "source", "key", "topic", "headers", "timestamp", "is_tombstone", "row",
+    "before",
+    "after",
+    "value",
+    "op",
+    "source",
+    "key",
+    "topic",
+    "headers",
+    "timestamp",
+    "is_tombstone",
+    "row",
 ];
 
 impl Walk {
@@ -106,7 +132,9 @@ impl Walk {
                 }
             }),
             Expr::Select(select) => self.node(&mut select.operand),
-            Expr::Struct(made) => Err(format!("makes a `{}`; there are no message types here", made.type_name)),
+            Expr::Struct(made) => {
+                Err(format!("makes a `{}`; there are no message types here", made.type_name))
+            }
         }
     }
 
@@ -115,13 +143,15 @@ impl Walk {
         let known: &[&str] = if call.target.is_some() { &MEMBERS } else { &GLOBALS };
         if name.starts_with(|c: char| c.is_ascii_alphabetic()) && !known.contains(&name) {
             let all = GLOBALS.iter().chain(&MEMBERS).copied();
-            let meant = nearest(name, all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let meant =
+                nearest(name, all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(format!("calls `{name}`, which is not known{meant}"));
         }
         if name == "matches"
             && let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|arg| &arg.expr)
         {
-            Regex::new(pattern.inner()).map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
+            Regex::new(pattern.inner())
+                .map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
         }
         if let Some(target) = &mut call.target {
             self.node(target)?;
@@ -134,7 +164,8 @@ impl Walk {
             return Ok(());
         }
         let roots = ROOTS.into_iter().filter(|root| self.row == RowKnown::Yes || *root != "row");
-        let meant = nearest(name, roots.clone()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+        let meant =
+            nearest(name, roots.clone()).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
         let all: Vec<&str> = roots.collect();
         Err(format!("names `{name}`, which is not known; {meant}known are {}", all.join(", ")))
     }
@@ -162,8 +193,10 @@ impl Walk {
                     Some(Slot::HasHeader(name.to_owned()))
                 }
                 ("topic_matches", None, [pattern]) => {
-                    let pattern = literal(pattern).ok_or("calls `topic_matches` with something other than a text")?;
-                    let regex = whole_regex(pattern).map_err(|problem| format!("calls `topic_matches`: {problem}"))?;
+                    let pattern =
+                        literal(pattern).ok_or("calls `topic_matches` with something other than a text")?;
+                    let regex = whole_regex(pattern)
+                        .map_err(|problem| format!("calls `topic_matches`: {problem}"))?;
                     Some(Slot::TopicMatches(regex.into()))
                 }
                 _ => None,

@@ -4,7 +4,7 @@
 //! slot becomes a value of CEL's when evaluation asks for it. A slot that has no value answers nothing, which stops the
 //! evaluation, and [`Scope::why`] then tells the reason.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use cel::{
     common::{
@@ -167,7 +167,8 @@ enum Of {
 
 impl Shape {
     fn of(schema: &Arc<Schema>, slots: &[Slot], of: Of, lenient: bool) -> Result<Self, RecordError> {
-        let mut shape = Self { schema: Arc::clone(schema), places: Vec::new(), wanted: Vec::new(), whole: false };
+        let mut shape =
+            Self { schema: Arc::clone(schema), places: Vec::new(), wanted: Vec::new(), whole: false };
         for slot in slots {
             let place = shape.place(slot, of);
             if let (Slot::Field(root, name), Place::NoField(known), false) = (slot, &place, lenient)
@@ -350,10 +351,10 @@ impl<'r> Scope<'r> {
                 refused("HEADER_MISSING", message)
             }),
             Slot::Headers => {
-                let headers = self.record.headers.iter();
-                let entry = |(name, value): &'_ (Arc<str>, _)| (CelMapKey::from(name.to_string()), value);
-                let all: HashMap<CelMapKey<'_>, Box<dyn Val + '_>> =
-                    headers.map(entry).map(|(name, value): (_, &Cow<'_, [u8]>)| (name, header_value(value))).collect();
+                let mut all: HashMap<CelMapKey<'_>, Box<dyn Val + '_>> = HashMap::new();
+                for (name, value) in &self.record.headers {
+                    all.insert(CelMapKey::from(name.to_string()), header_value(value));
+                }
                 Ok(Box::new(CelMap::from(all)))
             }
             Slot::Has(root, name) => {
@@ -441,7 +442,9 @@ fn not_sent(root: Root, name: &str) -> RecordError {
 
 fn no_struct(root: Root, name: &str) -> RecordError {
     let root = root.word();
-    let message = format!("`{root}` is null in this record, so that there is no `{root}.{name}`; ask `{root} != null` first");
+    let message = format!(
+        "`{root}` is null in this record, so that there is no `{root}.{name}`; ask `{root} != null` first"
+    );
     refused("EXPRESSION_FAILED", message)
 }
 
