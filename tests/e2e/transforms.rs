@@ -42,6 +42,10 @@ fn a_source_routes_filters_and_drops_columns_exactly_once_under_sigkill() {
         ]),
     ));
     insert(&source, 1..=300);
+    // What happens to a row before the slot is there is no change but part of the snapshot.
+    daemon.start();
+    daemon.until_streaming("shop");
+    daemon.kill_running();
     for round in 0..6 {
         daemon.spawn();
         let (from, to) = (1_000 * (round + 1), 1_000 * (round + 1) + 299);
