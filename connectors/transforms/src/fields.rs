@@ -12,7 +12,7 @@ use crate::{
     TransformPlugin,
     chain::Transform,
     refused,
-    rows::{On, OverRows, RowStep, Surroundings, like},
+    rows::{On, OverRows, Planning, RowStep, Surroundings, like},
     settings::{FieldNames, parse},
 };
 
@@ -122,7 +122,7 @@ impl RowStep for Pick {
     /// Which fields stay.
     type Plan = Vec<bool>;
 
-    fn plan(&self, row: &Arc<Schema>) -> Result<Option<(Arc<Schema>, Vec<bool>)>, RecordError> {
+    fn plan(&self, row: &Arc<Schema>) -> Planning<Vec<bool>> {
         let kept: Vec<bool> = row.fields().iter().map(|field| self.keeps(&field.name)).collect();
         if kept.iter().all(|kept| *kept) {
             return Ok(None);
@@ -155,7 +155,7 @@ struct Rename(BTreeMap<String, String>);
 impl RowStep for Rename {
     type Plan = ();
 
-    fn plan(&self, row: &Arc<Schema>) -> Result<Option<(Arc<Schema>, ())>, RecordError> {
+    fn plan(&self, row: &Arc<Schema>) -> Planning<()> {
         if !row.fields().iter().any(|field| self.0.contains_key(&field.name)) {
             return Ok(None);
         }

@@ -41,8 +41,11 @@ pub struct TransformPlugin {
     /// Its settings, without `type`, `name` and `when`.
     pub fields: &'static [FieldDoc],
     /// Makes the step from settings that were checked against `fields`.
-    pub build: fn(Map<String, Value>) -> Result<Box<dyn Transform>, ConfigErrors>,
+    pub build: Build,
 }
+
+/// Makes a step; all problems of its settings at once.
+pub type Build = fn(Map<String, Value>) -> Result<Box<dyn Transform>, ConfigErrors>;
 
 /// Every step, in the order of the reference.
 #[must_use]

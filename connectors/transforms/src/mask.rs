@@ -22,7 +22,7 @@ use crate::{
     TransformPlugin,
     fields::ON_FIELD,
     refused,
-    rows::{On, OverRows, RowStep, Surroundings, like, type_word},
+    rows::{On, OverRows, Planning, RowStep, Surroundings, like, type_word},
     settings::{FieldNames, parse},
     text::header_text,
     unavailable::is_placeholder,
@@ -167,7 +167,7 @@ struct Column {
 impl RowStep for Hide {
     type Plan = Vec<Column>;
 
-    fn plan(&self, row: &Arc<Schema>) -> Result<Option<(Arc<Schema>, Vec<Column>)>, RecordError> {
+    fn plan(&self, row: &Arc<Schema>) -> Planning<Vec<Column>> {
         let mut columns = Vec::new();
         let mut builder = like(row);
         for (index, field) in row.fields().iter().enumerate() {
@@ -260,12 +260,10 @@ fn replacement(schema: &Schema, text: &str) -> Result<ValueRef<'static>, RecordE
         }
         SchemaType::Float32 => ValueRef::Float32(text.parse().map_err(|_| wrong())?),
         SchemaType::Float64 => ValueRef::Float64(text.parse().map_err(|_| wrong())?),
-        SchemaType::Bytes => match schema.semantic() {
-            Semantic::Decimal { scale } => {
-                ValueRef::Bytes(decimal_bytes(text, scale).ok_or_else(wrong)?.into())
-            }
-            _ => return Err(wrong()),
-        },
+        SchemaType::Bytes => {
+            let Semantic::Decimal { scale } = schema.semantic() else { return Err(wrong()) };
+            ValueRef::Bytes(decimal_bytes(text, scale).ok_or_else(wrong)?.into())
+        }
         SchemaType::Boolean | SchemaType::Array(_) | SchemaType::Map(_) | SchemaType::Struct(_) => {
             return Err(wrong());
         }
@@ -332,9 +330,11 @@ impl Token {
 /// The HMAC of the value's text: equal numbers have equal digests, whatever the width of their type.
 fn digest(key: &Hmac<Sha256>, schema: &Schema, value: &ValueRef<'_>) -> Result<[u8; 32], RecordError> {
     let mut mac = key.clone();
-    match value {
-        ValueRef::Bytes(bytes) if !matches!(schema.semantic(), Semantic::Decimal { .. }) => mac.update(bytes),
-        _ => mac.update(&header_text(schema, value)?.unwrap_or_default()),
+    let is_decimal = matches!(schema.semantic(), Semantic::Decimal { .. });
+    if let (ValueRef::Bytes(bytes), false) = (value, is_decimal) {
+        mac.update(bytes);
+    } else {
+        mac.update(&header_text(schema, value)?.unwrap_or_default());
     }
     Ok(mac.finalize().into_bytes().into())
 }

@@ -91,7 +91,10 @@ enum Updates {
 }
 
 /// A column found.
-type Column = (usize, Arc<Schema>);
+struct Column {
+    index: usize,
+    schema: Arc<Schema>,
+}
 
 /// Where things stand in one schema of the table.
 struct Plan {
@@ -112,8 +115,10 @@ struct Plan {
     envelope: Vec<(String, Column)>,
     partition: Option<Column>,
     /// By the routed value, the version, and the payload's schema, which is held.
-    envelopes: HashMap<(String, Option<i64>, usize), (Arc<Schema>, Arc<Schema>)>,
+    envelopes: HashMap<EnvelopeKey, (Arc<Schema>, Arc<Schema>)>,
 }
+
+type EnvelopeKey = (String, Option<i64>, usize);
 
 /// What a timestamp's number counts.
 #[derive(Debug, Clone, Copy)]
@@ -185,8 +190,7 @@ impl Outbox {
         let Self { plans, columns, additional, missing, expanded, json, .. } = self;
         let plan = plans.get(schema, |schema| Plan::of(schema, columns, additional, *missing).map(Some))?;
         let Some(plan) = plan else { return Ok(record) };
-        let value_of = |(index, _): &Column| row.get(*index).unwrap_or(&ValueRef::Null);
-        let routed = value_of(&plan.route).as_str().ok_or_else(|| {
+        let routed = plan.route.of(row).as_str().ok_or_else(|| {
             refused(
                 "VALUE_NULL",
                 format!("field `{}` is null, so that the event has no topic", columns.route),
@@ -195,72 +199,52 @@ impl Outbox {
         let topic = self.replacement.apply(&self.regex, routed);
         record.topic =
             checked_topic(topic.as_deref().unwrap_or(routed), &format!("field `{}`", columns.route))?;
-        if let Some(id) = header_text(&plan.id.1, value_of(&plan.id))? {
-            record.headers.push(("id".into(), id.into()));
-        }
-        for (name, column) in &plan.headers {
-            if let Some(text) = header_text(&column.1, value_of(column))? {
-                record.headers.push((Arc::clone(name), text.into()));
-            }
-        }
-        if let Some(column) = &plan.partition {
-            record.partition = match value_of(column) {
-                ValueRef::Int(number) => Some(u32::try_from(*number).map_err(|_| {
-                    refused("VALUE_OUT_OF_RANGE", "the column placed as `partition` holds a negative number")
-                })?),
-                _ => None,
-            };
-        }
-        if let Some((column, unit)) = &plan.timestamp
-            && let Some(millis) = unit.millis(value_of(column))?
-        {
-            record.timestamp_ms = millis;
-        }
-        record.key = match value_of(&plan.key) {
-            ValueRef::Null | ValueRef::Absent => Part::Null,
-            key => Part::Tree { schema: Arc::clone(&plan.key_schema), value: key.clone() },
-        };
-        let payload = value_of(&plan.payload);
-        let empty = match payload {
-            ValueRef::Null | ValueRef::Absent => true,
-            ValueRef::Str(text) => text.trim().is_empty(),
-            ValueRef::Bytes(bytes) => bytes.is_empty(),
-            _ => false,
-        };
-        if empty && tombstone_on_empty {
+        plan.place(&mut record, row)?;
+        let payload = plan.payload.of(row);
+        if tombstone_on_empty && is_empty(payload) {
             record.value = Part::Null;
             return Ok(record);
         }
-        let expanded = match (json, payload) {
+        let made = match (json, payload) {
             (Some(rules), ValueRef::Str(text)) => {
                 let made = json_schema::expand(text, &columns.payload, *rules, expanded);
                 if made.is_none() {
-                    tracing::warn!(
-                        topic = &*record.topic,
-                        code = "OUTBOX_NOT_JSON",
-                        "a payload can't be expanded as JSON; written as text"
-                    );
+                    let (topic, code) = (&*record.topic, "OUTBOX_NOT_JSON");
+                    tracing::warn!(topic, code, "a payload can't be expanded as JSON; written as text");
                 }
                 made
             }
             (Some(_) | None, _) => None,
         };
         let (payload_schema, payload) =
-            expanded.unwrap_or_else(|| (Arc::clone(&plan.payload_schema), payload.clone()));
+            made.unwrap_or_else(|| (Arc::clone(&plan.payload_schema), payload.clone()));
         record.value = if !plan.envelope.is_empty() {
-            let version = plan.version.as_ref().and_then(|column| value_of(column).as_int());
+            let version = plan.version.as_ref().and_then(|column| column.of(row).as_int());
             let mut fields = vec![payload];
-            fields.extend(plan.envelope.iter().map(|(_, column)| value_of(column).clone()));
-            Part::Tree {
-                schema: plan.enveloped(routed, version, &payload_schema),
-                value: ValueRef::Struct(fields),
-            }
+            fields.extend(plan.envelope.iter().map(|(_, column)| column.of(row).clone()));
+            let schema = plan.enveloped(routed, version, &payload_schema);
+            Part::Tree { schema, value: ValueRef::Struct(fields) }
         } else if payload.is_null() {
             Part::Null
         } else {
             Part::Tree { schema: payload_schema, value: payload }
         };
         Ok(record)
+    }
+}
+
+/// Null, or nothing but blanks.
+fn is_empty(payload: &ValueRef<'_>) -> bool {
+    match (payload, payload.as_str()) {
+        (ValueRef::Null | ValueRef::Absent, _) => true,
+        (ValueRef::Bytes(bytes), _) => bytes.is_empty(),
+        (_, text) => text.is_some_and(|text| text.trim().is_empty()),
+    }
+}
+
+impl Column {
+    fn of<'v, 'a>(&self, row: &'v [ValueRef<'a>]) -> &'v ValueRef<'a> {
+        row.get(self.index).unwrap_or(&ValueRef::Null)
     }
 }
 
@@ -275,21 +259,21 @@ impl Plan {
             return Err(refused("ENVELOPE_INVALID", "the value is no event"));
         };
         let op = schema.field("op").map(|(index, _)| index).unwrap_or_default();
-        let payload = column(&row, &columns.payload, "table_field_event_payload")?;
-        let key = column(&row, &columns.key, "table_field_event_key")?;
-        let route = column(&row, &columns.route, "route_by_field")?;
+        let payload = find(&row, &columns.payload, "table_field_event_payload")?;
+        let key = find(&row, &columns.key, "table_field_event_key")?;
+        let route = find(&row, &columns.route, "route_by_field")?;
         typed(&route, &columns.route, &[SchemaType::String])?;
         let timestamp = match &columns.timestamp {
             Some(name) => {
-                let found = column(&row, name, "table_field_event_timestamp")?;
-                let unit = Unit::of(&found.1, name)?;
+                let found = find(&row, name, "table_field_event_timestamp")?;
+                let unit = Unit::of(&found.schema, name)?;
                 Some((found, unit))
             }
             None => None,
         };
         let version = match &columns.version {
             Some(name) => {
-                let found = column(&row, name, "table_field_event_schema_version")?;
+                let found = find(&row, name, "table_field_event_schema_version")?;
                 typed(&found, name, &[SchemaType::Int8, SchemaType::Int16, SchemaType::Int32])?;
                 Some(found)
             }
@@ -298,10 +282,10 @@ impl Plan {
         let mut plan = Self {
             op,
             after,
-            id: column(&row, &columns.id, "table_field_event_id")?,
-            key_schema: with_optional(&key.1, false),
+            id: find(&row, &columns.id, "table_field_event_id")?,
+            key_schema: with_optional(&key.schema, false),
             key,
-            payload_schema: with_optional(&payload.1, false),
+            payload_schema: with_optional(&payload.schema, false),
             payload,
             route,
             timestamp,
@@ -316,7 +300,7 @@ impl Plan {
             if missing == Missing::Ignore && plan.row.field(&placed.column).is_none() {
                 continue;
             }
-            let found = column(&plan.row, &placed.column, "table_fields_additional_placement")?;
+            let found = find(&plan.row, &placed.column, "table_fields_additional_placement")?;
             match placed.placement {
                 Placement::Header => plan.headers.push((placed.alias.as_str().into(), found)),
                 Placement::Envelope => plan.envelope.push((placed.alias.clone(), found)),
@@ -327,6 +311,35 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    /// Headers, partition, timestamp and key.
+    fn place<'a>(&self, record: &mut Record<'a>, row: &[ValueRef<'a>]) -> Result<(), RecordError> {
+        if let Some(id) = header_text(&self.id.schema, self.id.of(row))? {
+            record.headers.push(("id".into(), id.into()));
+        }
+        for (name, column) in &self.headers {
+            if let Some(text) = header_text(&column.schema, column.of(row))? {
+                record.headers.push((Arc::clone(name), text.into()));
+            }
+        }
+        if let Some(number) = self.partition.as_ref().and_then(|column| column.of(row).as_int()) {
+            record.partition = Some(u32::try_from(number).map_err(|_| {
+                refused("VALUE_OUT_OF_RANGE", "the column placed as `partition` holds a negative number")
+            })?);
+        }
+        if let Some((column, unit)) = &self.timestamp
+            && let Some(millis) = unit.millis(column.of(row))?
+        {
+            record.timestamp_ms = millis;
+        }
+        let key = self.key.of(row);
+        record.key = if matches!(key, ValueRef::Null | ValueRef::Absent) {
+            Part::Null
+        } else {
+            Part::Tree { schema: Arc::clone(&self.key_schema), value: key.clone() }
+        };
+        Ok(())
     }
 
     /// The schema of a value that holds more than the payload.
@@ -347,8 +360,8 @@ impl Plan {
         if let Some(version) = version.and_then(|version| i32::try_from(version).ok()) {
             builder = builder.version(version);
         }
-        for (name, (_, schema)) in &self.envelope {
-            builder = builder.field(name, Arc::clone(schema));
+        for (name, column) in &self.envelope {
+            builder = builder.field(name, Arc::clone(&column.schema));
         }
         let made = builder.build();
         self.envelopes.insert(address, (Arc::clone(&made), Arc::clone(payload)));
@@ -356,13 +369,17 @@ impl Plan {
     }
 }
 
+fn find(row: &Schema, name: &str, setting: &str) -> Result<Column, RecordError> {
+    column(row, name, setting).map(|(index, schema)| Column { index, schema })
+}
+
 fn typed(column: &Column, name: &str, expected: &[SchemaType]) -> Result<(), RecordError> {
-    if expected.contains(column.1.ty()) {
+    if expected.contains(column.schema.ty()) {
         return Ok(());
     }
     let words: Vec<&str> =
         expected.iter().map(|ty| type_word(&SchemaBuilder::new(ty.clone()).build())).collect();
-    let message = format!("field `{name}` is {}, expected {}", type_word(&column.1), words.join(" or "));
+    let message = format!("field `{name}` is {}, expected {}", type_word(&column.schema), words.join(" or "));
     Err(refused("FIELD_TYPE", message))
 }
 

@@ -23,7 +23,7 @@ use crate::{
 pub fn predicate(when: &Value) -> Result<Box<dyn Predicate>, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let made = match when {
-        Value::String(text) => errors.take("", Cel::parse(text)).map(|cel| (Test::Cel(cel), false)),
+        Value::String(text) => errors.take("", Cel::parse(text)).map(|cel| (Test::Cel(Box::new(cel)), false)),
         Value::Object(_) => match Typed::deserialize(when) {
             Ok(typed) => typed.test(&mut errors),
             Err(error) => {
@@ -82,7 +82,9 @@ impl Typed {
             .map(|pattern| errors.take("topic_matches", whole_regex(&pattern)).map(Test::Topic));
         let header = self.has_header.map(|name| Some(Test::Header(name)));
         let tombstone = self.is_tombstone.map(|Flag(wanted)| Some(Test::Tombstone(wanted)));
-        let cel = self.condition.map(|text| errors.take("condition", Cel::parse(&text)).map(Test::Cel));
+        let cel = self
+            .condition
+            .map(|text| errors.take("condition", Cel::parse(&text)).map(Box::new).map(Test::Cel));
         let mut given = [topic, header, tombstone, cel].into_iter().flatten();
         let (Some(test), None) = (given.next(), given.next()) else {
             errors.push("", EXPECTED);
@@ -96,7 +98,7 @@ enum Test {
     Topic(Regex),
     Header(String),
     Tombstone(bool),
-    Cel(Cel),
+    Cel(Box<Cel>),
 }
 
 struct Condition {

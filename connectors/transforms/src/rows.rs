@@ -68,13 +68,6 @@ pub(crate) enum On {
 }
 
 impl On {
-    pub(crate) fn part<'r, 'a>(self, record: &'r Record<'a>) -> &'r Part<'a> {
-        match self {
-            Self::Value => &record.value,
-            Self::Key => &record.key,
-        }
-    }
-
     pub(crate) fn part_mut<'r, 'a>(self, record: &'r mut Record<'a>) -> &'r mut Part<'a> {
         match self {
             Self::Value => &mut record.value,
@@ -96,6 +89,9 @@ pub(crate) struct Surroundings<'r> {
     pub(crate) unavailable: &'r Unavailable,
 }
 
+/// The new schema with the plan; none when rows stay as they are.
+pub(crate) type Planning<P> = Result<Option<(Arc<Schema>, P)>, RecordError>;
+
 /// A change of rows.
 pub(crate) trait RowStep: Send + 'static {
     /// What is known of the rows of one schema.
@@ -105,7 +101,7 @@ pub(crate) trait RowStep: Send + 'static {
     ///
     /// # Errors
     /// Rows of this schema can't be changed so.
-    fn plan(&self, row: &Arc<Schema>) -> Result<Option<(Arc<Schema>, Self::Plan)>, RecordError>;
+    fn plan(&self, row: &Arc<Schema>) -> Planning<Self::Plan>;
 
     /// One row.
     ///

@@ -82,10 +82,10 @@ pub(crate) fn is_placeholder(schema: &Schema, value: &ValueRef<'_>) -> bool {
         ValueRef::Float32(number) => *number == 0.0,
         ValueRef::Float64(number) => *number == 0.0,
         ValueRef::Str(text) => *text == UNAVAILABLE_PLACEHOLDER,
-        ValueRef::Bytes(bytes) => match schema.semantic() {
-            Semantic::Decimal { .. } => bytes.iter().all(|byte| *byte == 0),
-            _ => **bytes == *UNAVAILABLE_PLACEHOLDER.as_bytes(),
-        },
+        ValueRef::Bytes(bytes) if matches!(schema.semantic(), Semantic::Decimal { .. }) => {
+            bytes.iter().all(|byte| *byte == 0)
+        }
+        ValueRef::Bytes(bytes) => **bytes == *UNAVAILABLE_PLACEHOLDER.as_bytes(),
         ValueRef::Array(items) => items.is_empty() || matches!(items.as_slice(), [item] if is_text(item)),
         ValueRef::Map(entries) => {
             entries.is_empty() || matches!(entries.as_slice(), [(key, _)] if key == UNAVAILABLE_PLACEHOLDER)

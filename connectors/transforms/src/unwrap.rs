@@ -329,12 +329,12 @@ impl Transform for Unwrap {
         let mut take = |index: usize| {
             envelope.get_mut(index).map_or(ValueRef::Null, |field| std::mem::replace(field, ValueRef::Null))
         };
-        let (row, deleted) = match take(plan.after) {
-            ValueRef::Struct(row) => (Some(row), false),
-            _ => match plan.before.map(take) {
-                Some(ValueRef::Struct(row)) => (Some(row), true),
-                Some(_) | None => (None, true),
-            },
+        let (row, deleted) = if let ValueRef::Struct(row) = take(plan.after) {
+            (Some(row), false)
+        } else if let Some(ValueRef::Struct(row)) = plan.before.map(take) {
+            (Some(row), true)
+        } else {
+            (None, true)
         };
         if let (Some((index, name)), Some(row)) = (&plan.route, &row) {
             route(&mut record, row.get(*index), name)?;

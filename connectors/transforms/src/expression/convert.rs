@@ -45,14 +45,18 @@ pub(super) fn to_cel<'f>(schema: &Schema, value: &'f ValueRef<'f>) -> Converted<
         ValueRef::Int(number) => return of_int(schema, *number),
         ValueRef::Float32(number) => Box::new(CelDouble::from(f64::from(*number))),
         ValueRef::Float64(number) => Box::new(CelDouble::from(*number)),
-        ValueRef::Str(text) => match schema.semantic() {
-            Semantic::ZonedTimestamp => return to_timestamp(parse_instant(text).ok_or_else(no_instant)?),
-            _ => Box::new(CelString::from(&**text)),
-        },
-        ValueRef::Bytes(bytes) => match schema.semantic() {
-            Semantic::Decimal { scale } => return of_decimal(bytes, scale),
-            _ => Box::new(CelBytes::from(&**bytes)),
-        },
+        ValueRef::Str(text) => {
+            if schema.semantic() == Semantic::ZonedTimestamp {
+                return to_timestamp(parse_instant(text).ok_or_else(no_instant)?);
+            }
+            Box::new(CelString::from(&**text))
+        }
+        ValueRef::Bytes(bytes) => {
+            if let Semantic::Decimal { scale } = schema.semantic() {
+                return of_decimal(bytes, scale);
+            }
+            Box::new(CelBytes::from(&**bytes))
+        }
         ValueRef::Array(items) => {
             let SchemaType::Array(item) = schema.ty() else { return Err(mismatch(schema)) };
             let items: Vec<Box<dyn Val + 'f>> =
@@ -88,13 +92,19 @@ pub(super) fn to_cel<'f>(schema: &Schema, value: &'f ValueRef<'f>) -> Converted<
 fn of_int<'f>(schema: &Schema, number: i64) -> Converted<'f> {
     let duration =
         |micros: i64| -> Converted<'f> { Ok(Box::new(CelDuration::from(Duration::microseconds(micros)))) };
-    match schema.semantic() {
-        Semantic::Date => to_timestamp(number.saturating_mul(DAY_US)),
-        Semantic::TimestampMillis => to_timestamp(number.saturating_mul(1000)),
-        Semantic::TimestampMicros => to_timestamp(number),
-        Semantic::TimeMillis => duration(number.saturating_mul(1000)),
-        Semantic::TimeMicros | Semantic::MicroDuration => duration(number),
-        _ => Ok(Box::new(CelInt::from(number))),
+    let semantic = schema.semantic();
+    if semantic == Semantic::Date {
+        to_timestamp(number.saturating_mul(DAY_US))
+    } else if semantic == Semantic::TimestampMillis {
+        to_timestamp(number.saturating_mul(1000))
+    } else if semantic == Semantic::TimestampMicros {
+        to_timestamp(number)
+    } else if semantic == Semantic::TimeMillis {
+        duration(number.saturating_mul(1000))
+    } else if matches!(semantic, Semantic::TimeMicros | Semantic::MicroDuration) {
+        duration(number)
+    } else {
+        Ok(Box::new(CelInt::from(number)))
     }
 }
 
@@ -127,18 +137,19 @@ fn mismatch(schema: &Schema) -> RecordError {
 
 /// CEL's word for a value's type.
 pub(crate) fn type_of(value: &dyn Val) -> &'static str {
-    match value.get_type().kind() {
-        Kind::Boolean => "a bool",
-        Kind::Int => "an int",
-        Kind::UInt => "a uint",
-        Kind::Double => "a double",
-        Kind::String => "a string",
-        Kind::Bytes => "bytes",
-        Kind::NullType => "null",
-        Kind::List => "a list",
-        Kind::Map => "a map",
-        Kind::Duration => "a duration",
-        Kind::Timestamp => "a timestamp",
-        _ => "a value of another type",
-    }
+    const WORDS: [(Kind, &str); 11] = [
+        (Kind::Boolean, "a bool"),
+        (Kind::Int, "an int"),
+        (Kind::UInt, "a uint"),
+        (Kind::Double, "a double"),
+        (Kind::String, "a string"),
+        (Kind::Bytes, "bytes"),
+        (Kind::NullType, "null"),
+        (Kind::List, "a list"),
+        (Kind::Map, "a map"),
+        (Kind::Duration, "a duration"),
+        (Kind::Timestamp, "a timestamp"),
+    ];
+    let kind = value.get_type().kind();
+    WORDS.iter().find(|(known, _)| *known == kind).map_or("a value of another type", |(_, word)| word)
 }

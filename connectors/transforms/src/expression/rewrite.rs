@@ -238,10 +238,8 @@ impl Walk {
 }
 
 fn literal(node: &IdedExpr) -> Option<&str> {
-    match &node.expr {
-        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
-        _ => None,
-    }
+    let Expr::Literal(LiteralValue::String(text)) = &node.expr else { return None };
+    Some(text.inner())
 }
 
 fn wrapped(function: &str, inner: IdedExpr) -> Expr {
