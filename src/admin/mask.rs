@@ -4,6 +4,8 @@
 //! name sounds like it. A value that is nothing but a placeholder (`${env:X}`) is shown: it says where the secret is, not
 //! what it is. Whoever sends [`MASK`] back for a secret means the one that is stored.
 
+use std::collections::HashMap;
+
 use rowstream_api::{ConfigErrors, FieldDoc};
 use serde_json::{Map, Value};
 
@@ -23,8 +25,9 @@ const SECRET_WORDS: [&str; 7] = ["pass", "pwd", "secret", "token", "key", "crede
 pub fn shown(spec: &ConnectorSpec) -> Map<String, Value> {
     let fields = fields_of(&spec.connector);
     let mut flat = spec.to_flat();
+    let kinds = step_kinds(&flat);
     for (key, value) in &mut flat {
-        if is_secret(key, fields) && !is_placeholders(value) {
+        if is_secret(key, fields, &kinds) && !is_placeholders(value) {
             *value = Value::String(MASK.to_owned());
         }
     }
@@ -67,8 +70,9 @@ pub fn unmask(flat: &mut Map<String, Value>, stored: Option<&ConnectorSpec>) -> 
     // The secrets of another kind of connector are not this one's.
     let stored = stored.filter(|s| s.connector == connector).map(whole).unwrap_or_default();
     let mut errors = ConfigErrors::default();
+    let kinds = step_kinds(flat);
     for (key, value) in flat.iter_mut() {
-        if value != MASK || !is_secret(key, fields) {
+        if value != MASK || !is_secret(key, fields, &kinds) {
             continue;
         }
         match stored.get(key) {
@@ -95,8 +99,27 @@ pub fn fields_of(connector: &str) -> &'static [FieldDoc] {
     registry::plugin(connector).map_or(&[], |plugin| plugin.fields)
 }
 
-/// Whether the value of this key must not be shown.
-pub(super) fn is_secret(key: &str, fields: &[FieldDoc]) -> bool {
+/// The type of each step of a flat map's transforms, by the step's name.
+pub(super) fn step_kinds(flat: &Map<String, Value>) -> HashMap<String, String> {
+    let kind = |(key, value): (&String, &Value)| {
+        let step = key.strip_prefix("transforms.")?.strip_suffix(".type")?;
+        Some((step.to_owned(), value.as_str()?.to_owned()))
+    };
+    flat.iter().filter_map(kind).collect()
+}
+
+/// Whether the value of this key must not be shown; `kinds` are those of the map that it stands in.
+pub(super) fn is_secret(key: &str, fields: &[FieldDoc], kinds: &HashMap<String, String>) -> bool {
+    let of_step = key.strip_prefix("transforms.").and_then(|rest| rest.split_once('.'));
+    if let Some((step, setting)) = of_step {
+        let plugin = kinds.get(step).and_then(|kind| rowstream_transforms::plugins().iter().find(|p| p.name == kind));
+        return !matches!(setting, "type" | "when" | "predicate" | "negate")
+            && is_secret_setting(setting, plugin.map_or(&[], |plugin| plugin.fields));
+    }
+    key != "transforms" && is_secret_setting(key, fields)
+}
+
+fn is_secret_setting(key: &str, fields: &[FieldDoc]) -> bool {
     let names = |field: &&FieldDoc| {
         field.path == key
             || field.kind.is_map() && key.strip_prefix(field.path).is_some_and(|rest| rest.starts_with('.'))

@@ -20,11 +20,14 @@ use crate::{
     registry::{self, Plugin},
 };
 
-pub(super) async fn list() -> Response {
-    let plugins: Vec<Value> = registry::plugins()
-        .iter()
-        .map(|p| json!({ "class": p.name, "type": p.kind.as_str(), "version": env!("CARGO_PKG_VERSION") }))
-        .collect();
+/// With `connectorsOnly=false` the transforms too, as Connect has it.
+pub(super) async fn list(Query(query): Query<HashMap<String, String>>) -> Response {
+    let plugin = |class: &str, kind: &str| json!({ "class": class, "type": kind, "version": env!("CARGO_PKG_VERSION") });
+    let mut plugins: Vec<Value> =
+        registry::plugins().iter().map(|p| plugin(p.name, p.kind.as_str())).collect();
+    if query.get("connectorsOnly").is_some_and(|only| only == "false") {
+        plugins.extend(rowstream_transforms::plugins().iter().map(|p| plugin(p.name, "transformation")));
+    }
     Json(plugins).into_response()
 }
 
@@ -110,7 +113,7 @@ fn report(plugin: &Plugin, flat: &Map<String, Value>, errors: ConfigErrors) -> V
 
 fn entry(plugin: &Plugin, definition: Value, flat: &Map<String, Value>, errors: Vec<String>) -> Value {
     let name = definition.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let secret = mask::is_secret(&name, plugin.fields);
+    let secret = mask::is_secret(&name, plugin.fields, &mask::step_kinds(flat));
     let given = flat.iter().find(|(key, value)| check::our_name(key) == name && !value.is_null());
     let value = match given.map(|(_, value)| value) {
         Some(_) if secret => json!(mask::MASK),

@@ -9,7 +9,7 @@ use rowstream_api::{FieldDoc, FieldKind};
 
 use super::{exit::Failure, table::Table};
 use crate::{
-    config::{connector::FRAME_FIELDS, worker::WORKER_FIELDS},
+    config::{connector::FRAME_FIELDS, transforms::STEP_FIELDS, worker::WORKER_FIELDS},
     registry::{self, PluginKind},
 };
 
@@ -21,7 +21,7 @@ use crate::{
   rowstream describe worker
   rowstream describe --markdown config/reference")]
 pub(super) struct DescribeArgs {
-    /// A connector, `worker` for worker.yaml, or `connector` for what every connector file has
+    /// A connector, `worker` for worker.yaml, `connector` for what every connector file has, or `transform-NAME`
     page: Option<String>,
     /// Write all pages as Markdown files into this directory
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "page")]
@@ -30,7 +30,7 @@ pub(super) struct DescribeArgs {
 
 /// One page of the reference.
 struct Page {
-    name: &'static str,
+    name: String,
     title: String,
     about: String,
     fields: &'static [FieldDoc],
@@ -50,13 +50,13 @@ pub(super) fn describe(args: &DescribeArgs, out: &mut dyn Write) -> Result<(), F
     let Some(name) = &args.page else {
         let mut table = Table::new(&["PAGE", "ABOUT"]);
         for page in &pages {
-            table.row([page.name.to_owned(), page.title.clone()]);
+            table.row([page.name.clone(), page.title.clone()]);
         }
         table.write(out)?;
         return Ok(writeln!(out, "\n`rowstream describe PAGE` explains every setting.")?);
     };
-    let page = pages.iter().find(|page| page.name == name).ok_or_else(|| {
-        let known: Vec<&str> = pages.iter().map(|p| p.name).collect();
+    let page = pages.iter().find(|page| page.name == *name).ok_or_else(|| {
+        let known: Vec<&str> = pages.iter().map(|p| p.name.as_str()).collect();
         Failure::Failed(format!("there is no page `{name}`, expected one of {}", known.join(", ")))
     })?;
     Ok(out.write_all(plain(page).as_bytes())?)
@@ -77,7 +77,7 @@ pub(super) fn reference() -> Vec<(String, String)> {
 
 fn pages() -> Vec<Page> {
     let worker = Page {
-        name: "worker",
+        name: "worker".to_owned(),
         title: "worker.yaml, the daemon itself".to_owned(),
         about:
             "Each setting can also be given in the environment: `ROWSTREAM_ADMIN__LISTEN` is `admin.listen`."
@@ -85,26 +85,41 @@ fn pages() -> Vec<Page> {
         fields: WORKER_FIELDS,
     };
     let frame = Page {
-        name: "connector",
+        name: "connector".to_owned(),
         title: "what every connector file has".to_owned(),
         about: "A connector's own settings stand below `config`. Over REST all of them are one flat map of texts, without \
                 `config.` in front. `${env:NAME}` and `${file:/path}` stand for secrets."
             .to_owned(),
         fields: FRAME_FIELDS,
     };
+    let steps = Page {
+        name: "transforms".to_owned(),
+        title: "what every step under `transforms` has".to_owned(),
+        about: "`transforms` of a connector file is a list of steps, which each record goes through in order: a source's before it is \
+                written, a sink's before it is delivered. A step's own settings stand beside these. Over REST `transforms` names the steps and \
+                `transforms.NAME.SETTING` says what they are, as in Kafka Connect; a `predicate` of Connect's is taken as `when`."
+            .to_owned(),
+        fields: STEP_FIELDS,
+    };
+    let transforms = rowstream_transforms::plugins().iter().map(|plugin| Page {
+        name: format!("transform-{}", plugin.name),
+        title: format!("transform `{}`", plugin.name),
+        about: format!("`type: {}` in a step under `transforms`.", plugin.name),
+        fields: plugin.fields,
+    });
     let plugins = registry::plugins().into_iter().map(|plugin| {
         let kind = match plugin.kind {
             PluginKind::Source => "a source: writes topics",
             PluginKind::Sink => "a sink: reads topics",
         };
         Page {
-            name: plugin.name,
+            name: plugin.name.to_owned(),
             title: format!("connector `{}`, {kind}", plugin.name),
             about: format!("`connector: {}`; these settings stand below `config`.", plugin.name),
             fields: plugin.fields,
         }
     });
-    [worker, frame].into_iter().chain(plugins).collect()
+    [worker, frame].into_iter().chain(plugins).chain([steps]).chain(transforms).collect()
 }
 
 fn markdown(page: &Page) -> String {

@@ -3,7 +3,7 @@
 //! Over REST the same travels in Connect's flat form: `transforms` names the steps in order, `transforms.NAME.type` and
 //! `transforms.NAME.SETTING` say what each is, and a `predicate` of Connect's becomes the step's `when`.
 
-use rowstream_api::ConfigErrors;
+use rowstream_api::{ConfigErrors, FieldDoc, FieldKind};
 use serde_json::{Map, Value, json};
 
 use super::spec;
@@ -20,6 +20,29 @@ pub struct TransformSpec {
     /// Its own settings.
     pub settings: Map<String, Value>,
 }
+
+/// What every step has beside its own settings.
+pub const STEP_FIELDS: &[FieldDoc] = &[
+    FieldDoc {
+        required: true,
+        ..FieldDoc::optional("type", FieldKind::Text, None, "Which transform the step is.", "unwrap")
+    },
+    FieldDoc::optional(
+        "name",
+        FieldKind::Text,
+        None,
+        "What errors call the step; its type when not given. Two steps of one type need names.",
+        "north_only",
+    ),
+    FieldDoc::optional(
+        "when",
+        FieldKind::Text,
+        None,
+        "Records for which this is not true pass the step unchanged. A CEL expression, which sees what `filter`'s does; or one of Kafka \
+         Connect's predicates, `{ topic_matches: REGEX }`, `{ has_header: NAME }` or `{ is_tombstone: true }`, with `negate: true` for the opposite.",
+        "op != 'd' && after.region == 'north'",
+    ),
+];
 
 /// Keys of a step that are not its settings.
 const FRAME: [&str; 3] = ["type", "name", "when"];

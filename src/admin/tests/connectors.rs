@@ -49,6 +49,45 @@ async fn a_connector_is_created_shown_changed_and_deleted() {
     }
 }
 
+/// Steps travel in Connect's flat form, its predicates too, and their secrets are secrets.
+#[tokio::test]
+async fn transforms_are_taken_and_shown_as_connect_has_them() {
+    let daemon = Daemon::new().await;
+    let mut config = hook();
+    for (key, value) in [
+        ("transforms", "north,hide"),
+        ("transforms.north.type", "filter"),
+        ("transforms.north.condition", "after.region == 'north'"),
+        ("transforms.north.predicate", "isT"),
+        ("transforms.north.negate", "true"),
+        ("predicates", "isT"),
+        ("predicates.isT.type", "org.apache.kafka.connect.transforms.predicates.RecordIsTombstone"),
+        ("transforms.hide.type", "tokenize"),
+        ("transforms.hide.fields", "email,phone"),
+        ("transforms.hide.key", "an HMAC key that nobody may see"),
+    ] {
+        config[key] = json!(value);
+    }
+    let put = daemon.call(Method::PUT, "/connectors/hook/config", config.clone()).await;
+    assert_eq!(put.0, 201, "{}", put.1);
+    let (_, shown) = daemon.get("/connectors/hook/config").await;
+    assert_eq!(shown["transforms"], "north,hide");
+    assert_eq!(shown["transforms.hide.key"], "***");
+    assert_eq!(shown["transforms.hide.fields"], "email,phone");
+    assert_eq!(shown["transforms.north.when"], r#"{"is_tombstone":true,"negate":true}"#);
+    // What is shown can be sent back: it means the same, and the mask the secret.
+    let again = daemon.call(Method::PUT, "/connectors/hook/config", shown.clone()).await;
+    assert_eq!((again.0, &again.1["config"]), (200, &shown));
+    config["transforms.hide.fields"] = json!("");
+    config["transforms.north.condtion"] = json!("true");
+    let wrong = refused(daemon.call(Method::PUT, "/connectors/hook/config", config).await, 400);
+    for expected in ["transforms.hide.fields", "transforms.north.condtion: is not a known key; did you mean `condition`?"] {
+        assert!(wrong.contains(expected), "missing {expected:?} in: {wrong}");
+    }
+    let (_, plugins) = daemon.get("/connector-plugins?connectorsOnly=false").await;
+    assert!(plugins.to_string().contains(r#"{"class":"unwrap","type":"transformation""#), "{plugins}");
+}
+
 #[tokio::test]
 async fn secrets_are_masked_and_a_mask_keeps_them() {
     let daemon = Daemon::with_hook().await;
