@@ -6,7 +6,6 @@
 #   ROWSTREAM_TEST_POSTGRES  the version most tests use  (default 15)
 #   ROWSTREAM_TEST_MYSQL     (default mysql-9.7)
 #   ROWSTREAM_TEST_MARIADB   (default mariadb-11.8; see tests/services/mysql.sh)
-#   ROWSTREAM_TEST_KAFKA_KILLS=yes  the kill loop of worker and broker too
 #   ROWSTREAM_PACKAGES=no    never install a package of the machine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -112,7 +112,8 @@ pub(super) fn step_kinds(flat: &Map<String, Value>) -> HashMap<String, String> {
 pub(super) fn is_secret(key: &str, fields: &[FieldDoc], kinds: &HashMap<String, String>) -> bool {
     let of_step = key.strip_prefix("transforms.").and_then(|rest| rest.split_once('.'));
     if let Some((step, setting)) = of_step {
-        let plugin = kinds.get(step).and_then(|kind| rowstream_transforms::plugins().iter().find(|p| p.name == kind));
+        let plugin =
+            kinds.get(step).and_then(|kind| rowstream_transforms::plugins().iter().find(|p| p.name == kind));
         return !matches!(setting, "type" | "when" | "predicate" | "negate")
             && is_secret_setting(setting, plugin.map_or(&[], |plugin| plugin.fields));
     }

@@ -93,10 +93,8 @@ pub fn from_document(document: &Value, errors: &mut ConfigErrors) -> Vec<Transfo
 /// The flat map's `transforms.*` and `predicates.*` as the list of steps; `None` when there are none. A list that is one already stays.
 #[must_use]
 pub fn from_flat(flat: &Map<String, Value>) -> Option<Value> {
-    let names = match flat.get("transforms")? {
-        Value::String(names) => names,
-        list => return Some(list.clone()),
-    };
+    let list = flat.get("transforms")?;
+    let Value::String(names) = list else { return Some(list.clone()) };
     let steps = names.split(',').map(str::trim).filter(|name| !name.is_empty());
     Some(steps.map(|name| Value::Object(step_of(name, flat))).collect())
 }
@@ -116,7 +114,8 @@ fn step_of(name: &str, flat: &Map<String, Value>) -> Map<String, Value> {
         .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), value.clone())))
         .collect();
     let kind = own.get("type").and_then(Value::as_str).unwrap_or_default();
-    let fields = rowstream_transforms::plugins().iter().find(|p| p.name == kind).map_or(&[][..], |p| p.fields);
+    let fields =
+        rowstream_transforms::plugins().iter().find(|p| p.name == kind).map_or(&[][..], |p| p.fields);
     let mut step = spec::nest(&own, fields);
     step.insert("name".to_owned(), Value::from(name));
     let predicate = step.remove("predicate");
@@ -214,14 +213,18 @@ mod tests {
         let steps = read(&from_flat(&flat).unwrap()).unwrap();
         assert_eq!(steps[0].when, Some(json!({ "is_tombstone": true, "negate": true })));
         assert_eq!(steps[1].when, Some(json!({ "topic_matches": "shop.*" })));
-        assert!(is_flat_key("predicates.isT.type") && is_flat_key("transforms") && !is_flat_key("transformsX"));
+        assert!(
+            is_flat_key("predicates.isT.type") && is_flat_key("transforms") && !is_flat_key("transformsX")
+        );
     }
 
     #[test]
     fn all_problems_of_the_frame_come_at_once() {
-        let text =
-            read(&json!([{ "name": "x" }, "unwrap", { "type": "filter" }, { "type": "filter" }])).unwrap_err();
-        for expected in ["transforms[0].type: is required", "transforms[1]: expected", "transforms[3].name: `filter` is"] {
+        let text = read(&json!([{ "name": "x" }, "unwrap", { "type": "filter" }, { "type": "filter" }]))
+            .unwrap_err();
+        for expected in
+            ["transforms[0].type: is required", "transforms[1]: expected", "transforms[3].name: `filter` is"]
+        {
             assert!(text.contains(expected), "missing {expected:?} in:\n{text}");
         }
     }

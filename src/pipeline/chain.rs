@@ -72,16 +72,23 @@ impl ChainPlan {
         if self.is_empty() {
             return Ok(None);
         }
-        self.steps.iter().map(PlannedStep::build).collect::<Result<_, _>>().map(|steps| Some(Chain::new(steps)))
+        self.steps
+            .iter()
+            .map(PlannedStep::build)
+            .collect::<Result<_, _>>()
+            .map(|steps| Some(Chain::new(steps)))
     }
 }
 
 impl PlannedStep {
     fn build(&self) -> Result<Step, ConfigErrors> {
-        let when = self.when.as_ref().map(rowstream_transforms::predicate).transpose().map_err(|mut errors| {
-            errors.0.iter_mut().for_each(|error| error.field = format!("when.{}", error.field).trim_end_matches('.').to_owned());
-            errors
-        });
+        let when =
+            self.when.as_ref().map(rowstream_transforms::predicate).transpose().map_err(|mut errors| {
+                errors.0.iter_mut().for_each(|error| {
+                    error.field = format!("when.{}", error.field).trim_end_matches('.').to_owned()
+                });
+                errors
+            });
         let transform = (self.plugin.build)(self.settings.clone());
         match (when, transform) {
             (Ok(when), Ok(transform)) => Ok(Step { name: self.name.clone(), when, transform }),
@@ -95,7 +102,8 @@ impl PlannedStep {
 }
 
 fn unknown(kind: &str) -> String {
-    let known: Vec<String> = rowstream_transforms::plugins().iter().map(|p| format!("`{}`", p.name)).collect();
+    let known: Vec<String> =
+        rowstream_transforms::plugins().iter().map(|p| format!("`{}`", p.name)).collect();
     format!("`{kind}` is not a transform; expected one of {}", known.join(", "))
 }
 

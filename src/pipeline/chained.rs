@@ -67,11 +67,13 @@ pub enum Unknown {
 pub struct SourceChain {
     chain: Chain,
     reencoder: Reencoder,
-    /// By topic, part and the schema's address; the schema is held, so that an address is never reused.
-    ids: HashMap<(Arc<str>, Part, usize), (Arc<Schema>, u32)>,
+    ids: Ids,
     topics: HashMap<Arc<str>, Vec<TopicPartition>>,
     record_bytes_max: usize,
 }
+
+/// Ids of schemas by topic, part and the schema's address; the schema is held, so that an address is never reused.
+type Ids = HashMap<(Arc<str>, Part, usize), (Arc<Schema>, u32)>;
 
 /// A record behind the steps, framed.
 struct Made<'a> {
@@ -171,7 +173,7 @@ fn framed(
     topic: &Arc<str>,
     part: Part,
     datum: Option<Datum>,
-    ids: &HashMap<(Arc<str>, Part, usize), (Arc<Schema>, u32)>,
+    ids: &Ids,
 ) -> Result<Option<Vec<u8>>, Unknown> {
     let Some(datum) = datum else { return Ok(None) };
     let schema = datum.schema();

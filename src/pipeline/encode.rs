@@ -19,8 +19,8 @@ use std::{
 };
 
 use rowstream_api::{
-    Change, ChangeSet, ChangeView, ConnectorError, DatumDecoder, Op, ROW_FOLLOWS_HEADER, RecordError, RowView, TableSchema,
-    TopicPartition, UNAVAILABLE_HEADER, ValueRef,
+    Change, ChangeSet, ChangeView, ConnectorError, DatumDecoder, Op, ROW_FOLLOWS_HEADER, RecordError,
+    RowView, TableSchema, TopicPartition, UNAVAILABLE_HEADER, ValueRef,
 };
 use rowstream_avro::{AvroDecoder, EnvelopePlan, Event, put_frame_header, to_avro_json};
 
@@ -220,7 +220,8 @@ impl EventEncoder {
                 Some(key) => register(self.registry(), topic, Part::Key, &to_avro_json(key)).await?,
                 None => 0,
             };
-            let value_id = register(self.registry(), topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
+            let value_id =
+                register(self.registry(), topic, Part::Value, &to_avro_json(&schema.envelope)).await?;
             let partitions = partitions(writer, topic).await?;
             let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
             Route::Log { key_id, value_id, partitions, record_bytes_max }

@@ -19,7 +19,9 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use rowstream_api::{ConnectorError, Flushed, RecordError, RecordId, SinkRecord, TopicOffsets, TopicPartition};
+use rowstream_api::{
+    ConnectorError, Flushed, RecordError, RecordId, SinkRecord, TopicOffsets, TopicPartition,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

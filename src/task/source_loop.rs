@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     pipeline::{
-        dead_letters::{DeadLetter, DeadLetters},
         chained::SourceChain,
+        dead_letters::{DeadLetter, DeadLetters},
         encode::{EventEncoder, Refused},
         group::RecordGroup,
     },

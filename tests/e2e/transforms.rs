@@ -50,7 +50,9 @@ fn a_source_routes_filters_and_drops_columns_exactly_once_under_sigkill() {
         daemon.spawn();
         let (from, to) = (1_000 * (round + 1), 1_000 * (round + 1) + 299);
         insert(&source, from..=to);
-        source.sql.run(&format!("UPDATE orders SET amount = amount + 1 WHERE id BETWEEN {from} AND {}", from + 99));
+        source
+            .sql
+            .run(&format!("UPDATE orders SET amount = amount + 1 WHERE id BETWEEN {from} AND {}", from + 99));
         source.sql.run(&format!("DELETE FROM orders WHERE id BETWEEN {from} AND {}", from + 29));
         if round % 2 == 0 {
             daemon.until("it has written something of this", || {
@@ -72,7 +74,11 @@ fn a_source_routes_filters_and_drops_columns_exactly_once_under_sigkill() {
             let row = if op == "d" { &record.value["before"] } else { &record.value["after"] };
             assert_eq!(row.as_object().unwrap().keys().collect::<Vec<_>>(), ["id", "region", amount]);
             assert_eq!(record.key["id"], row["id"]);
-            arrived.push((row["id"].as_i64().unwrap(), if op == "r" { "c".to_owned() } else { op }, row[amount].as_i64().unwrap()));
+            arrived.push((
+                row["id"].as_i64().unwrap(),
+                if op == "r" { "c".to_owned() } else { op },
+                row[amount].as_i64().unwrap(),
+            ));
         }
         // Stable: what happened to a row stays in its order.
         arrived.sort_by_key(|(id, _, _)| *id);
@@ -88,7 +94,9 @@ fn a_source_routes_filters_and_drops_columns_exactly_once_under_sigkill() {
 /// What the workload above did to the rows of one region, by id.
 fn expected(remainder: i64) -> Vec<(i64, String, i64)> {
     let mut all = Vec::new();
-    for id in (1..=300).chain((1..=6).flat_map(|n| 1_000 * n..=1_000 * n + 299)).filter(|id| id % 3 == remainder) {
+    for id in
+        (1..=300).chain((1..=6).flat_map(|n| 1_000 * n..=1_000 * n + 299)).filter(|id| id % 3 == remainder)
+    {
         all.push((id, "c".to_owned(), id * 10));
         if id >= 1_000 && id % 1_000 < 100 {
             all.push((id, "u".to_owned(), id * 10 + 1));
@@ -120,7 +128,8 @@ fn a_sink_keeps_some_rows_and_passes_the_others() {
     ));
     daemon.start();
     let sql = "SELECT id, amount, __op FROM north_orders ORDER BY id";
-    let there = || target.sql.one("SELECT to_regclass('north_orders')").is_some().then(|| target.sql.rows(sql));
+    let there =
+        || target.sql.one("SELECT to_regclass('north_orders')").is_some().then(|| target.sql.rows(sql));
     daemon.until("thirty rows are in the target", || there().filter(|rows| rows.len() == 30));
     source.sql.run("DELETE FROM orders WHERE id <= 30");
     insert(&source, 1_000..=1_100);
@@ -133,7 +142,12 @@ fn a_sink_keeps_some_rows_and_passes_the_others() {
     });
     let expected = source.sql.rows("SELECT id, amount FROM orders WHERE region = 'north' ORDER BY id");
     assert_eq!(target.sql.rows("SELECT id, amount FROM north_orders ORDER BY id"), expected);
-    assert_eq!(target.sql.number("SELECT count(*) FROM information_schema.columns WHERE table_name = 'north_orders'"), 3);
+    assert_eq!(
+        target
+            .sql
+            .number("SELECT count(*) FROM information_schema.columns WHERE table_name = 'north_orders'"),
+        3
+    );
 }
 
 /// Every problem of the steps is reported at once, by the step's name, and by REST too.

@@ -22,8 +22,8 @@ pub mod units;
 pub mod value;
 
 pub use change::{
-    Change, ChangeSet, ChangeView, DELETED_HEADER, NoChanges, Op, ROW_FOLLOWS_HEADER, SourceBatch, TableSchema,
-    UNAVAILABLE_HEADER,
+    Change, ChangeSet, ChangeView, DELETED_HEADER, NoChanges, Op, ROW_FOLLOWS_HEADER, SourceBatch,
+    TableSchema, UNAVAILABLE_HEADER,
 };
 pub use config::{ConfigSpec, FieldDoc, FieldKind, Secret};
 pub use error::{Attempting, Chain, Class, ConfigError, ConfigErrors, ConnectorError, RecordError, Stage};

@@ -14,7 +14,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use rowstream_api::{
-    ConfigErrors, DELETED_HEADER, FieldDoc, FieldKind, RecordError, Schema, SchemaBuilder, SchemaType, Value, ValueRef,
+    ConfigErrors, DELETED_HEADER, FieldDoc, FieldKind, RecordError, Schema, SchemaBuilder, SchemaType, Value,
+    ValueRef,
 };
 use serde::Deserialize;
 

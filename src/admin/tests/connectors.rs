@@ -81,7 +81,9 @@ async fn transforms_are_taken_and_shown_as_connect_has_them() {
     config["transforms.hide.fields"] = json!("");
     config["transforms.north.condtion"] = json!("true");
     let wrong = refused(daemon.call(Method::PUT, "/connectors/hook/config", config).await, 400);
-    for expected in ["transforms.hide.fields", "transforms.north.condtion: is not a known key; did you mean `condition`?"] {
+    for expected in
+        ["transforms.hide.fields", "transforms.north.condtion: is not a known key; did you mean `condition`?"]
+    {
         assert!(wrong.contains(expected), "missing {expected:?} in: {wrong}");
     }
     let (_, plugins) = daemon.get("/connector-plugins?connectorsOnly=false").await;

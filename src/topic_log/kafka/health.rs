@@ -37,7 +37,7 @@ struct Inner {
 const FAILURES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What alerts ask for, so that each is there from the start.
-const COUNTERS: [&str; 9] = [
+const COUNTERS: [&str; 10] = [
     "commits_total",
     "commit_seconds_total",
     "commit_retries_total",
@@ -45,6 +45,7 @@ const COUNTERS: [&str; 9] = [
     "transactions_aborted_total",
     "writers_failed_total",
     "brokers_down_total",
+    "readers_stalled_total",
     "group_rebalances_total",
     "group_turned_out_total",
 ];

@@ -26,11 +26,15 @@ use super::{
     config::Isolation,
     context::Context,
     errors::{io_error, log_error},
+    stall::Stalls,
 };
 use crate::topic_log::LogError;
 
 /// An open transaction ends at the latest at its timeout; the coordinator looks every ten seconds, and may be on its way itself.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(30);
+
+/// How often positions are compared with the ends while nothing comes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A row: where it stands in its partition, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +82,8 @@ impl Mirror {
         cluster.keep_to_itself(topic);
         let following = Arc::clone(&shared);
         let consumer = blocking(move || {
-            let consumer = follow(&following.cluster, &following.topic, partitions)?;
+            let (consumer, starts) = follow(&following.cluster, &following.topic, partitions)?;
+            following.lock().positions = starts;
             Ok((following, consumer))
         });
         let (following, consumer) = consumer.await?;
@@ -163,6 +168,7 @@ impl Shared {
     }
 
     fn run(&self, consumer: &BaseConsumer<Context>) {
+        let (mut stalls, mut looked) = (Stalls::default(), Instant::now());
         while !self.cluster.is_closed() {
             let mut message = consumer.poll(Duration::from_millis(50));
             let mut changed = false;
@@ -179,7 +185,44 @@ impl Shared {
             self.advance(consumer);
             if changed {
                 self.changes.send_modify(|n| *n += 1);
+            } else if looked.elapsed() >= LOOK_INTERVAL {
+                looked = Instant::now();
+                self.read_on_where_it_stalled(consumer, &mut stalls);
             }
+        }
+    }
+
+    /// Has the consumer read partitions anew that have stood still.
+    fn read_on_where_it_stalled(&self, consumer: &BaseConsumer<Context>, stalls: &mut Stalls) {
+        let partitions: Vec<_> =
+            (0..self.partitions).map(|p| TopicPartition::new(Arc::clone(&self.topic), p)).collect();
+        let Ok(ends) = self.cluster.ends_at_once(&partitions) else { return };
+        let positions = self.lock().positions.clone();
+        let places = ends.into_iter().map(|(partition, end)| {
+            let stands = positions.get(&partition.partition).copied().unwrap_or(0);
+            (partition, stands, end)
+        });
+        let stalled = stalls.look(places, Instant::now());
+        if stalled.is_empty() {
+            return;
+        }
+        let mut anew = TopicPartitionList::new();
+        for (partition, next) in positions {
+            // All of them: a consumer is assigned its partitions together.
+            drop(anew.add_partition_offset(&self.topic, number(partition), Offset::Offset(next)));
+        }
+        for (partition, offset) in stalled {
+            let partition = partition.partition;
+            tracing::warn!(
+                topic = &*self.topic,
+                partition,
+                offset,
+                "the consumer stood still and reads anew"
+            );
+            self.cluster.health.count("readers_stalled_total", 1.0);
+        }
+        if let Err(error) = consumer.unassign().and_then(|()| consumer.assign(&anew)) {
+            tracing::warn!(topic = &*self.topic, %error, "the consumer can't be told to read anew");
         }
     }
 
@@ -230,7 +273,11 @@ impl Shared {
 
 /// From numbers, not from "the beginning": librdkafka would ask where that is, and a broker that was told of the topic a moment after
 /// the others says that there is none, which ends the reading for good.
-fn follow(cluster: &Cluster, topic: &str, partitions: u32) -> Result<BaseConsumer<Context>, LogError> {
+fn follow(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: u32,
+) -> Result<(BaseConsumer<Context>, BTreeMap<u32, i64>), LogError> {
     let attempt = || format!("follow topic `{topic}`");
     let asked: Vec<_> = (0..partitions).map(|n| TopicPartition::new(topic, n)).collect();
     let starts = cluster.extents(&asked, Offset::Beginning, Isolation::Uncommitted)?;
@@ -239,10 +286,10 @@ fn follow(cluster: &Cluster, topic: &str, partitions: u32) -> Result<BaseConsume
     let consumer: BaseConsumer<Context> =
         config.create_with_context(cluster.context(topic)).map_err(|e| log_error(attempt(), &e))?;
     let mut all = TopicPartitionList::new();
-    for (partition, start) in starts {
-        all.add_partition_offset(topic, number(partition.partition), Offset::Offset(start))
+    for (partition, start) in &starts {
+        all.add_partition_offset(topic, number(partition.partition), Offset::Offset(*start))
             .map_err(|e| log_error(attempt(), &e))?;
     }
     consumer.assign(&all).map_err(|e| log_error(attempt(), &e))?;
-    Ok(consumer)
+    Ok((consumer, starts.into_iter().map(|(partition, start)| (partition.partition, start)).collect()))
 }

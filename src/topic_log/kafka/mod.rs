@@ -9,7 +9,7 @@
 //! - **All state is in Kafka**, and read to the real end of its topic (`mirror`), so it does not matter which process wrote it.
 //!
 //! Reading order: `config`, `context` and `health` (how librdkafka is set up and what it tells), `cluster`, `transaction` and
-//! `writer`, `reader`, `mirror` with `positions` and `state`, `direct`, `membership`, `probe`.
+//! `writer`, `reader`, `stall`, `mirror` with `positions` and `state`, `direct`, `membership`, `probe`.
 
 mod cluster;
 pub mod config;
@@ -23,6 +23,7 @@ mod positions;
 mod probe;
 mod reader;
 mod schemas;
+mod stall;
 mod state;
 #[cfg(test)]
 mod tests;

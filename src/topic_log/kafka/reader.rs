@@ -31,6 +31,7 @@ use super::{
     config::{Isolation, STATISTICS_INTERVAL_MS},
     context::Context,
     errors::{io_error, log_error},
+    stall::Stalls,
 };
 use crate::topic_log::{
     Lag, LogBatch, LogError, LogEvent, LogReader, RecordBatchBuilder, SeekTo, TopicFilter, batch::Header,
@@ -104,6 +105,7 @@ impl KafkaReader {
             followed: BTreeMap::new(),
             ends_asked: Instant::now(),
             positions_read: Instant::now(),
+            stalls: Stalls::default(),
         };
         std::thread::Builder::new()
             .name("kafka-reader".into())
@@ -198,6 +200,7 @@ struct Thread {
     followed: BTreeMap<TopicPartition, Followed>,
     ends_asked: Instant,
     positions_read: Instant,
+    stalls: Stalls,
 }
 
 struct Followed {
@@ -308,8 +311,8 @@ impl Thread {
         let mut taken = 0;
         let consumer = Arc::clone(&self.consumer);
         let mut polled = consumer.poll(Duration::from_millis(wait));
-        if polled.is_none() {
-            self.ask_ends();
+        if polled.is_none() && self.ask_ends() {
+            self.read_on_where_it_stalled()?;
         }
         while let Some(message) = polled {
             let pushed = match message {
@@ -385,20 +388,45 @@ impl Thread {
         Ok(Hearing::Listens)
     }
 
-    /// Renews the ends, for lag; a failure only leaves them old.
-    fn ask_ends(&mut self) {
+    /// Renews the ends, for lag, when it is time and answers whether it did; a failure only leaves them old.
+    fn ask_ends(&mut self) -> bool {
         if self.ends_asked.elapsed() < ENDS_INTERVAL {
-            return;
+            return false;
         }
         self.ends_asked = Instant::now();
         let partitions: Vec<TopicPartition> = self.followed.keys().cloned().collect();
-        if let Ok(ends) = self.cluster.ends_at_once(&partitions) {
-            for (partition, end) in ends {
-                if let Some(followed) = self.followed.get_mut(&partition) {
-                    followed.end = followed.end.max(end);
-                }
+        let Ok(ends) = self.cluster.ends_at_once(&partitions) else { return false };
+        for (partition, end) in ends {
+            if let Some(followed) = self.followed.get_mut(&partition) {
+                followed.end = followed.end.max(end);
             }
         }
+        true
+    }
+
+    /// Has the consumer read partitions anew that have stood still. What it had fetched of them before, librdkafka throws away.
+    fn read_on_where_it_stalled(&mut self) -> Result<(), LogError> {
+        let places = self.followed.iter().map(|(partition, f)| (partition.clone(), f.next, f.end));
+        let stalled = self.stalls.look(places, Instant::now());
+        if stalled.is_empty() {
+            return Ok(());
+        }
+        let attempt = |e: KafkaError| log_error("read on where the consumer stood still", &e);
+        let (mut anew, mut gone) = (TopicPartitionList::new(), TopicPartitionList::new());
+        for (partition, next) in stalled {
+            let (topic, number) = (&*partition.topic, number(partition.partition));
+            tracing::warn!(
+                topic,
+                partition = number,
+                offset = next,
+                "the consumer stood still and reads anew"
+            );
+            self.cluster.health.count("readers_stalled_total", 1.0);
+            gone.add_partition(topic, number);
+            anew.add_partition_offset(topic, number, Offset::Offset(next)).map_err(attempt)?;
+        }
+        self.consumer.incremental_unassign(&gone).map_err(attempt)?;
+        self.consumer.incremental_assign(&anew).map_err(attempt)
     }
 
     /// The partition behind an error that names none.

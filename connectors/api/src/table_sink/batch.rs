@@ -255,7 +255,13 @@ type PlansOfSchemas<P> = Vec<(<P as RowPlan>::Table, Arc<P>)>;
 
 impl<P: RowPlan> Default for Plans<P> {
     fn default() -> Self {
-        Self { plans: HashMap::new(), shapes: HashMap::new(), topics: HashMap::new(), kept: Vec::new(), count: 0 }
+        Self {
+            plans: HashMap::new(),
+            shapes: HashMap::new(),
+            topics: HashMap::new(),
+            kept: Vec::new(),
+            count: 0,
+        }
     }
 }
 

@@ -42,13 +42,19 @@ async fn parts_of_json_values_become_whole_documents() {
     db.run("CREATE TABLE t (id INT PRIMARY KEY, k JSON, n INT, j JSON, l JSON)").await;
     let mut drain = Drain::start(db.plan(json!({}))).await;
     db.run("SET SESSION binlog_row_value_options = PARTIAL_JSON").await;
-    db.run(&format!("INSERT INTO t VALUES (1, '[0]', 0, {DOCUMENT}, '{{\"a\": 1}}'), (2, NULL, 0, {DOCUMENT}, NULL)")).await;
+    db.run(&format!(
+        "INSERT INTO t VALUES (1, '[0]', 0, {DOCUMENT}, '{{\"a\": 1}}'), (2, NULL, 0, {DOCUMENT}, NULL)"
+    ))
+    .await;
     let select = "SELECT CONCAT_WS('|', id, IFNULL(CAST(k AS CHAR), 'null'), n, IFNULL(CAST(j AS CHAR), 'null'), IFNULL(CAST(l AS CHAR), 'null')) \
                   FROM t ORDER BY id";
     let mut expected: Vec<String> = db.sql.query(select).await.unwrap();
     for change in CHANGES {
         // Two rows an event, another JSON column before and behind, of which one changes wholly or not at all.
-        db.run(&format!("UPDATE t SET j = {change}, n = n + 1, l = IF(id = 1, JSON_SET(l, '$.b', n), '\"whole\"')")).await;
+        db.run(&format!(
+            "UPDATE t SET j = {change}, n = n + 1, l = IF(id = 1, JSON_SET(l, '$.b', n), '\"whole\"')"
+        ))
+        .await;
         let rows: Vec<String> = db.sql.query(select).await.unwrap();
         expected.extend(rows);
     }
@@ -57,7 +63,8 @@ async fn parts_of_json_values_become_whole_documents() {
     for (arrived, expected) in arrived.iter().zip(&expected) {
         assert_eq!(arrived, expected);
     }
-    let befores: Vec<String> = drain.events[2..].iter().map(|e| e.before.clone().unwrap().join("|")).collect();
+    let befores: Vec<String> =
+        drain.events[2..].iter().map(|e| e.before.clone().unwrap().join("|")).collect();
     assert_eq!(befores, expected[..expected.len() - 2], "the old row is the row before");
     let partial = partial_events(&mut db).await;
     assert!(partial >= CHANGES.len() - 4, "only {partial} updates were written as differences");
@@ -66,7 +73,8 @@ async fn parts_of_json_values_become_whole_documents() {
 
 /// How many updates the server wrote as differences since the current file of the binlog began.
 async fn partial_events(db: &mut Database) -> usize {
-    let file: Option<(String, u64, String, String, String)> = db.sql.query_first("SHOW BINARY LOG STATUS").await.unwrap();
+    let file: Option<(String, u64, String, String, String)> =
+        db.sql.query_first("SHOW BINARY LOG STATUS").await.unwrap();
     let events: Vec<mysql_async::Row> =
         db.sql.query(format!("SHOW BINLOG EVENTS IN '{}'", file.unwrap().0)).await.unwrap();
     events.iter().filter(|row| row.get::<String, _>("Event_type").unwrap() == "Update_rows_partial").count()

@@ -108,7 +108,11 @@ impl Assembler {
 }
 
 /// Updates of parts of JSON values as whole ones.
-fn made_whole(table: &StreamTable, event: &rows::RowsEvent<'_>, at: &BinlogPosition) -> Result<Vec<u8>, ConnectorError> {
+fn made_whole(
+    table: &StreamTable,
+    event: &rows::RowsEvent<'_>,
+    at: &BinlogPosition,
+) -> Result<Vec<u8>, ConnectorError> {
     partial::whole(&table.shape, &table.widths, event).map_err(|refusal| match refusal {
         Refusal::Malformed(error) => malformed(error),
         Refusal::NotInOldRow(index) => {
