@@ -17,11 +17,19 @@ mod text;
 mod unavailable;
 mod values;
 
+mod cast;
+mod changed_fields;
+mod compute;
 mod fields;
 mod filter;
+mod flatten;
+mod headers;
+mod insert_field;
 mod mask;
 mod outbox;
+mod partition_by;
 mod route;
+mod set_key;
 mod unwrap;
 
 #[cfg(test)]
@@ -61,6 +69,16 @@ pub const fn plugins() -> &'static [TransformPlugin] {
         mask::MASK,
         mask::HASH,
         mask::TOKENIZE,
+        set_key::PLUGIN,
+        partition_by::PLUGIN,
+        insert_field::PLUGIN,
+        headers::FROM,
+        headers::INSERT,
+        headers::DROP,
+        cast::PLUGIN,
+        compute::PLUGIN,
+        flatten::PLUGIN,
+        changed_fields::PLUGIN,
     ]
 }
 

@@ -87,6 +87,10 @@ impl On {
 pub(crate) struct Surroundings<'r> {
     /// Columns of the row that hold placeholders.
     pub(crate) unavailable: &'r Unavailable,
+    /// The record's topic.
+    pub(crate) topic: &'r str,
+    /// The record's timestamp.
+    pub(crate) timestamp_ms: i64,
 }
 
 /// The new schema with the plan; none when rows stay as they are.
@@ -184,6 +188,25 @@ impl Images {
             .build()
     }
 
+    /// The row as it is now: `after`, or `before` where there is no `after`.
+    pub(crate) fn current<'v, 'a>(self, value: &'v ValueRef<'a>) -> Option<&'v [ValueRef<'a>]> {
+        let fields = value.as_struct()?;
+        let Self::Envelope { before, after } = self else { return Some(fields) };
+        let image = |index: usize| fields.get(index).and_then(ValueRef::as_struct);
+        image(after).or_else(|| image(before?))
+    }
+
+    /// The rows that are there, in the order of [`each`](Self::each).
+    pub(crate) fn rows<'v, 'a>(self, value: &'v ValueRef<'a>) -> impl Iterator<Item = &'v [ValueRef<'a>]> {
+        let fields = value.as_struct().unwrap_or(&[]);
+        let (whole, indices) = match self {
+            Self::Whole => (value.as_struct(), [None, None]),
+            Self::Envelope { before, after } => (None, [before, Some(after)]),
+        };
+        let image = move |index: usize| fields.get(index).and_then(ValueRef::as_struct);
+        whole.into_iter().chain(indices.into_iter().flatten().filter_map(image))
+    }
+
     /// Changes each row that is there.
     pub(crate) fn each<'a>(
         self,
@@ -232,7 +255,8 @@ impl<S: RowStep> Transform for OverRows<S> {
             On::Value => Unavailable::of(&record.headers)?,
             On::Key => Unavailable::default(),
         };
-        let around = Surroundings { unavailable: &unavailable };
+        let (topic, timestamp_ms) = (Arc::clone(&record.topic), record.timestamp_ms);
+        let around = Surroundings { unavailable: &unavailable, topic: &topic, timestamp_ms };
         if let Some((schema, value)) = on.part_mut(&mut record).tree()? {
             *schema = Arc::clone(&planned.schema);
             planned.images.each(value, |row| step.row(&planned.plan, row, &around))?;

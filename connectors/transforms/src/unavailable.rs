@@ -47,6 +47,19 @@ impl Unavailable {
         self.0.iter().any(|name| name == column)
     }
 
+    /// Writes the headers anew with one column more.
+    pub(crate) fn add(&mut self, headers: &mut Headers<'_>, column: &str) {
+        if self.contains(column) {
+            return;
+        }
+        self.0.push(column.to_owned());
+        let value = Cow::Owned(serde_json::Value::from(self.0.clone()).to_string().into_bytes());
+        match headers.iter_mut().find(|(name, _)| &**name == UNAVAILABLE_HEADER) {
+            Some((_, old)) => *old = value,
+            None => headers.push((UNAVAILABLE_HEADER.into(), value)),
+        }
+    }
+
     /// Writes the headers anew, each column under its names of now; none where it is gone.
     pub(crate) fn rename(&self, headers: &mut Headers<'_>, now: impl Fn(&str) -> Vec<String>) {
         if self.is_empty() {
