@@ -169,12 +169,7 @@ fn transformed(staged: &Staged) -> Transformed<'_> {
 }
 
 /// The bytes with the id of their schema in front.
-fn framed(
-    topic: &Arc<str>,
-    part: Part,
-    datum: Option<Datum>,
-    ids: &Ids,
-) -> Result<Option<Vec<u8>>, Unknown> {
+fn framed(topic: &Arc<str>, part: Part, datum: Option<Datum>, ids: &Ids) -> Result<Option<Vec<u8>>, Unknown> {
     let Some(datum) = datum else { return Ok(None) };
     let schema = datum.schema();
     let Some((_, id)) = ids.get(&(Arc::clone(topic), part, Arc::as_ptr(schema).addr())) else {

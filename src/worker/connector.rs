@@ -24,7 +24,7 @@ use super::{Restart, WorkerContext};
 use crate::{
     config::ConnectorSpec,
     pipeline::chain::ChainPlan,
-    registry::{self, Plan, PluginKind},
+    registry::{self, Plan, PluginKind, SinkPlan},
     task::{
         TaskShared,
         backoff::Backoff,
@@ -418,17 +418,22 @@ impl Actor {
                     (status, Box::new(SourceTaskRun { plan, shared, metrics, runs: 0 }) as Box<dyn Runnable>)
                 })
                 .collect(),
-            // One reader of all topics: more would need the log's partitions divided among them.
+            // Each task has a reader of its share of the partitions, and a connection of its own.
             Plan::Sink(plan) => {
-                let shared = shared(0);
-                let status = shared.status.clone();
-                let metrics = metrics.sink_task(&spec.name, 0, &status.gauges);
-                let topics = TopicFilter::new(spec.topics.iter().cloned());
-                vec![(
-                    status,
-                    Box::new(SinkTaskRun { plan: plan.into(), topics, shared, metrics, runs: 0 })
-                        as Box<dyn Runnable>,
-                )]
+                let plan: Arc<dyn SinkPlan> = plan.into();
+                let count = u32::try_from(tasks_max.get()).unwrap_or(u32::MAX);
+                (0..count)
+                    .zip(0..)
+                    .map(|(share, task)| {
+                        let shared = shared(task);
+                        let status = shared.status.clone();
+                        let metrics = metrics.sink_task(&spec.name, task, &status.gauges);
+                        let topics = TopicFilter::new(spec.topics.iter().cloned()).share(share, count);
+                        let plan = Arc::clone(&plan);
+                        let run = SinkTaskRun { plan, topics, shared, metrics, runs: 0 };
+                        (status, Box::new(run) as Box<dyn Runnable>)
+                    })
+                    .collect()
             }
         })
     }

@@ -25,6 +25,7 @@ mod operations;
 mod oracle;
 mod python;
 mod registry;
+mod sink_tasks;
 mod support;
 mod takeover;
 mod transforms;

@@ -56,7 +56,7 @@ fn a_source_routes_filters_and_drops_columns_exactly_once_under_sigkill() {
         source.sql.run(&format!("DELETE FROM orders WHERE id BETWEEN {from} AND {}", from + 29));
         if round % 2 == 0 {
             daemon.until("it has written something of this", || {
-                daemon.topic_end("orders.north").filter(|end| *end > i64::from(round) * 100)
+                daemon.topic_end("orders.north").filter(|end| *end > round * 100)
             });
         }
         daemon.kill_running();

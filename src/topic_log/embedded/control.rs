@@ -71,6 +71,8 @@ impl LogThread {
 
     /// Remembers what a group reads, durably: retention keeps it until the group has read it.
     fn register(&mut self, group: &str, topics: TopicFilter) -> Result<(), LogError> {
+        // Its readers may share the partitions; the group reads them all.
+        let topics = topics.share(0, 1);
         if self.disk.groups.get(group) == Some(&topics) {
             return Ok(());
         }

@@ -129,7 +129,8 @@ impl EmbeddedReader {
             if !self.filter.matches(&topic.name) {
                 continue;
             }
-            for number in (0u32..).take(topic.partitions.len()) {
+            let numbers = (0u32..).take(topic.partitions.len());
+            for number in numbers.filter(|number| self.filter.takes(&topic.name, *number)) {
                 let partition = TopicPartition::new(Arc::clone(&topic.name), number);
                 self.partitions.push(Reading { partition, key: (id, number), at: None });
             }

@@ -247,7 +247,8 @@ impl Thread {
         let mut new = Vec::new();
         for (topic, count) in self.cluster.topics() {
             if self.filter.matches(&topic) {
-                new.extend((0..count).map(|n| TopicPartition::new(Arc::clone(&topic), n)));
+                let wanted = (0..count).filter(|n| self.filter.takes(&topic, *n));
+                new.extend(wanted.map(|n| TopicPartition::new(Arc::clone(&topic), n)));
             }
         }
         new.retain(|partition| !self.known.contains(partition));
