@@ -9,6 +9,7 @@ pub mod chain;
 pub mod record;
 
 mod expression;
+mod instant;
 mod json_schema;
 mod predicate;
 mod rows;
@@ -19,6 +20,7 @@ mod values;
 
 mod cast;
 mod changed_fields;
+mod cloudevents;
 mod compute;
 mod fields;
 mod filter;
@@ -30,6 +32,8 @@ mod outbox;
 mod partition_by;
 mod route;
 mod set_key;
+mod timestamp;
+mod timezone;
 mod unwrap;
 
 #[cfg(test)]
@@ -79,6 +83,9 @@ pub const fn plugins() -> &'static [TransformPlugin] {
         compute::PLUGIN,
         flatten::PLUGIN,
         changed_fields::PLUGIN,
+        timestamp::PLUGIN,
+        timezone::PLUGIN,
+        cloudevents::PLUGIN,
     ]
 }
 
