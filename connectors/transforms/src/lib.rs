@@ -38,6 +38,8 @@ mod unwrap;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Chain, Predicate, Step, Transform};
 pub use predicate::predicate;
