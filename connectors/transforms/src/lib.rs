@@ -18,6 +18,7 @@ mod text;
 mod unavailable;
 mod values;
 
+mod by_logical_table;
 mod cast;
 mod changed_fields;
 mod cloudevents;
@@ -68,6 +69,7 @@ pub const fn plugins() -> &'static [TransformPlugin] {
         unwrap::PLUGIN,
         filter::PLUGIN,
         route::PLUGIN,
+        by_logical_table::PLUGIN,
         outbox::PLUGIN,
         fields::SELECT,
         fields::DROP,

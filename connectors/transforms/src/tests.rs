@@ -89,6 +89,7 @@ fn steps() -> Vec<(&'static str, Value)> {
         ("unwrap", json!({"add_headers": ["op", "lsn"], "replace_null_with_default": true})),
         ("filter", json!({"condition": "op != 'd' && key.id >= 0"})),
         ("route", json!({"topic": "['a', topic]"})),
+        ("by_logical_table", json!({"topic_regex": "(.*)", "topic_replacement": "$1-all"})),
         ("select", json!({"fields": ["id", "c0", "c2"]})),
         ("drop", json!({"fields": ["c0"]})),
         ("rename", json!({"fields": {"c0": "first column", "c1": "1st"}})),
