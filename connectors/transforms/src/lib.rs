@@ -13,6 +13,7 @@ mod instant;
 mod json_schema;
 mod predicate;
 mod rows;
+mod sample;
 mod settings;
 mod text;
 mod unavailable;

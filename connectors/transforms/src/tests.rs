@@ -220,3 +220,65 @@ fn conditions_decide_and_errors_name_the_step() {
     let error = chain.apply(table.create(row("north")).header("x", "").record()).unwrap_err();
     assert!(error.message.starts_with("transform `to`: `after.nothing` is not known"), "{error}");
 }
+
+/// Before any record comes: what the schema alone tells.
+#[test]
+fn a_chain_is_checked_against_a_schema() {
+    let table = Table::orders();
+    let made = table.create(vec![n(1), s("Ada"), s("north"), decimal("1.00")]);
+    let record = made.record();
+    let (key, value) = (record.key.schema().unwrap(), record.value.schema().unwrap());
+    let check = |steps: Vec<(&str, Value, Option<Value>)>| {
+        let step = |(name, settings, when): (&str, Value, Option<Value>)| Step {
+            name: name.to_owned(),
+            when: when.map(|when| predicate(&when).unwrap_or_else(|errors| panic!("{errors}"))),
+            transform: step(name, settings),
+        };
+        let mut chain = Chain::new(steps.into_iter().map(step).collect());
+        chain.check(&record.topic, Some(key), value).map_err(|error| error.message)
+    };
+    let filter = |condition: &str| ("filter", json!({"condition": condition}), None);
+    for (steps, expected) in [
+        (
+            vec![filter("after.regoin == 'x'")],
+            "transform `filter`: `after.regoin` is not known; did you mean `region`?",
+        ),
+        (
+            vec![filter("after.name > 1")],
+            "transform `filter`: the expression can't be evaluated: `>` does not work on (string, int)",
+        ),
+        (vec![filter("after.name")], "transform `filter`: the condition gives a string"),
+        (
+            vec![filter("op == 'd' || after.name + 1 == 2")],
+            "transform `filter`: the expression can't be evaluated: `+`",
+        ),
+        (
+            vec![filter("false"), ("drop", json!({"fields": ["*"]}), None)],
+            "transform `drop`: no field of the row is left",
+        ),
+        (
+            vec![("unwrap", json!({}), None), filter("before.id == 1 && value.nothing")],
+            "transform `filter`: `value.nothing`",
+        ),
+        (
+            vec![("rename", json!({"fields": {"name": "id"}}), None)],
+            "transform `rename`: the row has a field `id` already",
+        ),
+        (
+            vec![("set_key", json!({"fields": ["idd"]}), None)],
+            "transform `set_key`: the row has no field `idd`",
+        ),
+        (vec![("outbox", json!({}), None)], "transform `outbox`: the row has no field `payload`"),
+    ] {
+        let error = check(steps).unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    for steps in [
+        vec![("unwrap", json!({}), None), filter("after.region == 'north' && after.amount > 1.0")],
+        vec![("cast", json!({"spec": ["name:int8", "region:boolean"]}), None)],
+        vec![("outbox", json!({}), Some(json!({"topic_matches": ".*outbox"})))],
+        vec![filter("before.region != after.region || int(after.name) / 0 == 1")],
+    ] {
+        assert_eq!(check(steps), Ok(()));
+    }
+}
