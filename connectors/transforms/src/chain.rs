@@ -4,9 +4,11 @@
 //! would not hold); it maps a schema to a schema once and keeps the result, so that one `Arc` in is one `Arc` out; it names
 //! fields and types in its errors and never values.
 
-use rowstream_api::RecordError;
+use std::sync::Arc;
 
-use crate::record::Record;
+use rowstream_api::{RecordError, Schema, Stage};
+
+use crate::{record::Record, sample};
 
 /// One step.
 pub trait Transform: Send {
@@ -55,6 +57,36 @@ impl Chain {
         self.steps.is_empty()
     }
 
+    /// Whether the steps fit records of these schemas: a field that an expression names and the row does not have, an operation
+    /// that does not work on a column's type, a name that two fields would get. Runs a made-up record through the steps; what may be
+    /// the fault of its values is not reported, and a step whose condition does not hold for it is not looked at, so that silence
+    /// is no promise.
+    ///
+    /// # Errors
+    /// The first step that would refuse every such record.
+    pub fn check(
+        &mut self,
+        topic: &str,
+        key: Option<&Arc<Schema>>,
+        value: &Arc<Schema>,
+    ) -> Result<(), RecordError> {
+        let mut records = vec![sample::record(topic, key, value)];
+        for step in &mut self.steps {
+            let mut out = Vec::new();
+            for record in records {
+                let before = out.len();
+                match step.apply(record.clone(), &mut out) {
+                    Err(error) if sample::follows_from_schema(error.code) => return Err(step.named(error)),
+                    // A filter may drop what was made up, and steps behind it want to be looked at all the same.
+                    Ok(()) | Err(_) if out.len() == before => out.push(record),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            records = out;
+        }
+        Ok(())
+    }
+
     /// Runs a record through all steps.
     ///
     /// # Errors
@@ -64,11 +96,7 @@ impl Chain {
         for step in &mut self.steps {
             let mut out = Vec::with_capacity(records.len());
             for record in records {
-                step.apply(record, &mut out).map_err(|error| RecordError {
-                    stage: rowstream_api::Stage::Transformation,
-                    message: format!("transform `{}`: {}", step.name, error.message),
-                    ..error
-                })?;
+                step.apply(record, &mut out).map_err(|error| step.named(error))?;
             }
             records = out;
         }
@@ -77,6 +105,11 @@ impl Chain {
 }
 
 impl Step {
+    fn named(&self, error: RecordError) -> RecordError {
+        let message = format!("transform `{}`: {}", self.name, error.message);
+        RecordError { stage: Stage::Transformation, message, ..error }
+    }
+
     fn apply<'a>(&mut self, record: Record<'a>, out: &mut Vec<Record<'a>>) -> Result<(), RecordError> {
         let applies = match &mut self.when {
             Some(when) => when.test(&record)?,

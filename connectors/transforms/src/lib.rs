@@ -9,16 +9,20 @@ pub mod chain;
 pub mod record;
 
 mod expression;
+mod instant;
 mod json_schema;
 mod predicate;
 mod rows;
+mod sample;
 mod settings;
 mod text;
 mod unavailable;
 mod values;
 
+mod by_logical_table;
 mod cast;
 mod changed_fields;
+mod cloudevents;
 mod compute;
 mod fields;
 mod filter;
@@ -30,10 +34,14 @@ mod outbox;
 mod partition_by;
 mod route;
 mod set_key;
+mod timestamp;
+mod timezone;
 mod unwrap;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use chain::{Chain, Predicate, Step, Transform};
 pub use predicate::predicate;
@@ -62,6 +70,7 @@ pub const fn plugins() -> &'static [TransformPlugin] {
         unwrap::PLUGIN,
         filter::PLUGIN,
         route::PLUGIN,
+        by_logical_table::PLUGIN,
         outbox::PLUGIN,
         fields::SELECT,
         fields::DROP,
@@ -79,6 +88,9 @@ pub const fn plugins() -> &'static [TransformPlugin] {
         compute::PLUGIN,
         flatten::PLUGIN,
         changed_fields::PLUGIN,
+        timestamp::PLUGIN,
+        timezone::PLUGIN,
+        cloudevents::PLUGIN,
     ]
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Of an event, the row is `after`, and `before` for a delete. A tombstone has only the old key, so that it can't be given the
 //! new one; with `tombstones: rewrite` each delete is followed by a tombstone of the new key, and those that come are dropped.
+//!
+//! An update that changes a field of the new key goes out under the new value, and nothing deletes what stands under the old one:
+//! choose fields that do not change, as one would for a primary key.
 
 use std::sync::Arc;
 
@@ -27,7 +30,8 @@ pub(crate) const PLUGIN: TransformPlugin = TransformPlugin {
             required: true,
             default: None,
             doc: "The fields of the row that make the new key, in this order. They must be there. A delete must carry them as well: \
-                  unless they are part of the old key, the table has to send whole old rows (REPLICA IDENTITY FULL).",
+                  unless they are part of the old key, the table has to send whole old rows (REPLICA IDENTITY FULL). Choose fields \
+                  that updates do not change: nothing deletes what stands under an old value.",
             example: "[customer_id]",
         },
         FieldDoc::optional(

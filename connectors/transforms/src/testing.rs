@@ -261,9 +261,10 @@ impl Seen {
 fn read_back(part: &Part<'_>) -> (Value, Option<Arc<Schema>>) {
     let mut part = part.clone();
     let Some((schema, value)) = part.tree().unwrap() else { return (Value::Null, None) };
-    apache_avro::Schema::parse_str(&to_avro_json(schema)).expect("a schema that Avro takes");
+    let avro = apache_avro::Schema::parse_str(&to_avro_json(schema)).expect("a schema that Avro takes");
     let mut bytes = Vec::new();
     EncodePlan::compile(schema).encode_value(value, &mut bytes).expect("a value of its schema");
+    apache_avro::from_avro_datum(&avro, &mut bytes.as_slice(), None).expect("a datum of that schema");
     let again = AvroDecoder::new(Arc::clone(schema));
     let mut json = Vec::new();
     write_json(schema, &again.decode(&bytes).expect("what was written"), &mut json).unwrap();

@@ -141,6 +141,7 @@ fn explain(error: &ExecutionError, scope: &Scope<'_>) -> RecordError {
         }
         E::UnsupportedBinaryOperator(name, a, b) => {
             let (a, b) = (a.type_of(), b.type_of());
+            let name = operator(name);
             format!("`{name}` does not work on ({a}, {b}); convert with `int()`, `double()` or `string()`")
         }
         E::ValuesNotComparable(a, b) => format!("{} and {} can't be compared", a.type_of(), b.type_of()),
@@ -154,17 +155,35 @@ fn explain(error: &ExecutionError, scope: &Scope<'_>) -> RecordError {
         }
         E::FunctionError { function, .. } => format!("`{function}` refuses its arguments"),
         E::DivisionByZero(_) | E::RemainderByZero(_) => "it divides by zero".to_owned(),
-        E::Overflow(name, ..) => format!("the result of `{name}` is out of range"),
+        E::Overflow(name, ..) => format!("the result of `{}` is out of range", operator(name)),
         E::IndexOutOfBounds(_) => "an index is beyond the end of its list".to_owned(),
         E::InternalError(message) if message.starts_with(functions::LIMIT) => message.clone(),
         _ => "an operation is not possible on these types".to_owned(),
     };
-    refused("EXPRESSION_FAILED", format!("the expression can't be evaluated: {what}"))
+    refused(code_of(error), format!("the expression can't be evaluated: {what}"))
 }
 
-/// `_==_` as people write it.
+/// Whether the types alone are at fault, or the values of this record, null among them.
+fn code_of(error: &ExecutionError) -> &'static str {
+    use ExecutionError as E;
+    let of_types = if let E::NoSuchOverload(overload) = error {
+        !overload.argument_types().iter().any(|argument| argument == "null_type")
+    } else if let E::UnsupportedBinaryOperator(_, a, b) | E::ValuesNotComparable(a, b) = error {
+        ![a, b].into_iter().any(|value| matches!(value, cel::Value::Null))
+    } else {
+        matches!(error, E::NotSupportedAsMethod { .. } | E::InvalidArgumentCount { .. })
+    };
+    if of_types { "EXPRESSION_TYPE" } else { "EXPRESSION_FAILED" }
+}
+
+/// `_==_` as people write it; arithmetic has names in CEL's errors.
 fn operator(name: &str) -> &str {
-    if name.contains(|c: char| c.is_ascii_alphabetic()) { name } else { name.trim_matches('_') }
+    const NAMES: [(&str, &str); 5] = [("add", "+"), ("sub", "-"), ("mul", "*"), ("div", "/"), ("rem", "%")];
+    match NAMES.iter().find(|(known, _)| *known == name) {
+        Some((_, sign)) => sign,
+        None if name.contains(|c: char| c.is_ascii_alphabetic()) => name,
+        None => name.trim_matches('_'),
+    }
 }
 
 #[cfg(test)]

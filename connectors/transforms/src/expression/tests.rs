@@ -200,7 +200,7 @@ fn types_of_rows_are_types_of_cel() {
     ] {
         assert!(holds(when, &made), "{when}");
     }
-    assert!(refused("after.id + 1 > 0", &made).contains("is out of range"), "overflow is an error");
+    assert!(refused("after.id + 1 > 0", &made).contains("`+` is out of range"), "overflow is an error");
     assert!(refused("after.id > 0 && after.flag + 1 == 2", &made).contains("does not work on"));
     assert!(refused("after.id", &made).contains("gives an int, expected `true` or `false`"));
 }
