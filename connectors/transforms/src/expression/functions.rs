@@ -1,15 +1,20 @@
 //! The functions of an expression: CEL's standard library, a few for texts, and the guards that `rewrite` puts in.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use cel::{
     Env, ExecutionError,
     common::{
         functions::Function,
-        types::{self, CelBytes, CelInt, CelList, CelMap, CelString},
+        types::{self, CelBool, CelBytes, CelInt, CelList, CelMap, CelString},
         value::{CowVal, Val},
     },
 };
+use regex::Regex;
 
 /// Functions that are called by their name alone.
 pub(super) const GLOBALS: [&str; 12] = [
@@ -62,6 +67,8 @@ const EACH_NESTED_MAX: usize = 1_000;
 
 /// How the guards' messages begin.
 pub(super) const LIMIT: &str = "a limit is reached";
+/// `matches` with a pattern that stands in the expression.
+pub(super) const MATCHES: &str = "@matches";
 /// The guard around `+`.
 pub(super) const BOUNDED: &str = "@bounded";
 
@@ -95,6 +102,7 @@ fn library() -> Result<Env, cel::DeclarationError> {
     for (name, function) in guards {
         env.add_overload(name, name, vec![ANY], function)?;
     }
+    env.add_overload(MATCHES, MATCHES, vec![TEXT, TEXT], matches)?;
     env.add_member_overload("lowerAscii", "lower_ascii", TEXT, vec![], lower)?;
     env.add_member_overload("upperAscii", "upper_ascii", TEXT, vec![], upper)?;
     env.add_member_overload("trim", "trim", TEXT, vec![], trim)?;
@@ -153,6 +161,32 @@ fn made<'b, 'v>(text: String) -> Answer<'b, 'v> {
         return Err(limit("a text is too large"));
     }
     Ok(CowVal::owned(CelString::from(text)))
+}
+
+/// Patterns that a thread keeps compiled; they come from configurations, so that more than these are not met.
+const PATTERNS_MAX: usize = 256;
+
+thread_local! {
+    /// The standard `matches` compiles its pattern for each record, which costs more than all the rest.
+    static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
+
+fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
+    let (subject, pattern) = (text(&args, 0)?, text(&args, 1)?);
+    let found = PATTERNS.with_borrow_mut(|patterns| {
+        if let Some(regex) = patterns.get(pattern) {
+            return Ok(regex.is_match(subject));
+        }
+        let regex = Regex::new(pattern)
+            .map_err(|_| ExecutionError::function_error("matches", "not a regular expression"))?;
+        if patterns.len() >= PATTERNS_MAX {
+            patterns.clear();
+        }
+        let found = regex.is_match(subject);
+        patterns.insert(pattern.to_owned(), regex);
+        Ok(found)
+    });
+    found.map(|found| CowVal::owned(CelBool::from(found)))
 }
 
 fn lower<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {

@@ -147,11 +147,12 @@ impl Walk {
                 nearest(name, all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(format!("calls `{name}`, which is not known{meant}"));
         }
-        if name == "matches"
-            && let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|arg| &arg.expr)
-        {
-            Regex::new(pattern.inner())
-                .map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
+        let pattern = call.args.last().and_then(literal).filter(|_| name == "matches");
+        if let Some(pattern) = pattern {
+            Regex::new(pattern).map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
+            let subject = call.target.take().map(|target| *target);
+            call.args.splice(0..0, subject);
+            functions::MATCHES.clone_into(&mut call.func_name);
         }
         if let Some(target) = &mut call.target {
             self.node(target)?;

@@ -54,6 +54,7 @@ fn an_event_is_seen_by_its_parts() {
         "has(after.name) && !has(after.nothing)",
         "before != after && size(after) == 4",
         "type(after.id) == int && string(after.id) == '1'",
+        "after.name.matches('^A.a$') && matches(after.name, 'd') && !after.name.matches('^d') && after.name.matches(after.name)",
         "[after.id, 2].exists(x, x == 1) && [1, 2].map(x, x + after.id) == [2, 3]",
     ] {
         assert!(holds(when, &update), "{when}");
