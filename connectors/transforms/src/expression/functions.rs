@@ -10,7 +10,7 @@ use cel::{
     Env, ExecutionError,
     common::{
         functions::Function,
-        types::{self, CelBool, CelBytes, CelInt, CelList, CelMap, CelString},
+        types::{self, CelBool, CelBytes, CelDuration, CelInt, CelList, CelMap, CelString},
         value::{CowVal, Val},
     },
 };
@@ -60,6 +60,8 @@ pub(super) const MEMBERS: [&str; 22] = [
 
 /// What `+` may make: more comes from an expression that grows without end.
 const SUM_MAX: usize = 16 << 20;
+/// CEL's durations have at most 10,000 years; the library takes longer ones, and panics where it adds them to a timestamp.
+const DURATION_DAYS_MAX: i64 = 3_652_500;
 /// Elements that a macro visits.
 const EACH_MAX: usize = 10_000;
 /// The same where macros nest.
@@ -69,7 +71,7 @@ const EACH_NESTED_MAX: usize = 1_000;
 pub(super) const LIMIT: &str = "a limit is reached";
 /// `matches` with a pattern that stands in the expression.
 pub(super) const MATCHES: &str = "@matches";
-/// The guard around `+`.
+/// The guard around `+` and `-` and what they work on.
 pub(super) const BOUNDED: &str = "@bounded";
 
 /// The guard around what a macro visits. A macro that makes a list must not visit a map, whose order is left to chance.
@@ -125,7 +127,14 @@ fn bounded<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     } else {
         value.downcast_ref::<CelList>().map_or(0, |list| list.inner().len())
     };
-    if size > SUM_MAX { Err(limit("the result of `+` is too large")) } else { Ok(value) }
+    if size > SUM_MAX {
+        return Err(limit("the result of `+` is too large"));
+    }
+    let too_long = |duration: &CelDuration| duration.inner().num_days().abs() > DURATION_DAYS_MAX;
+    if value.downcast_ref::<CelDuration>().is_some_and(too_long) {
+        return Err(limit("a duration of more than 10,000 years"));
+    }
+    Ok(value)
 }
 
 fn visited<'b, 'v, const MAX: usize, const LIST: bool>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {

@@ -98,11 +98,10 @@ impl Walk {
             Expr::Ident(name) => self.known(name),
             Expr::Call(call) => {
                 self.call(call)?;
-                if call.func_name == operators::ADD && !is_accumulator(call.args.first()) {
-                    let sum = std::mem::take(node);
-                    let id = sum.id;
-                    node.expr = wrapped(functions::BOUNDED, sum);
-                    node.id = id;
+                let sums = matches!(call.func_name.as_str(), operators::ADD | operators::SUBSTRACT);
+                if sums && !is_accumulator(call.args.first()) {
+                    call.args.iter_mut().for_each(bound);
+                    bound(node);
                 }
                 Ok(())
             }
@@ -235,6 +234,15 @@ impl Walk {
             "row" if self.row == RowKnown::Yes => Some(Root::Row),
             _ => None,
         }
+    }
+}
+
+/// Puts the guard around an operand that is not written in the expression.
+fn bound(node: &mut IdedExpr) {
+    if !matches!(node.expr, Expr::Literal(_)) {
+        let inner = std::mem::take(node);
+        node.id = inner.id;
+        node.expr = wrapped(functions::BOUNDED, inner);
     }
 }
 
