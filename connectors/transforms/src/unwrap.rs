@@ -56,8 +56,9 @@ const FIELDS: &[FieldDoc] = &[
         FieldKind::Choice(&["drop", "tombstone", "rewrite", "rewrite_with_tombstone", "delete_to_tombstone"]),
         Some("tombstone"),
         "What becomes of a delete and of the tombstone behind it. `drop`: nothing of either. `tombstone` and \
-         `delete_to_tombstone`: one tombstone; nothing for tables without a key. `rewrite`: the last row with `__deleted` `true`, and no tombstone; all other \
-         rows get `__deleted` `false`. `rewrite_with_tombstone`: that row, and the tombstone.",
+         `delete_to_tombstone`: one tombstone; nothing for tables without a key. `rewrite`: the last row with \
+         `__deleted` `true`, and no tombstone; all other rows get `__deleted` `false`. `rewrite_with_tombstone`: \
+         that row, and the tombstone.",
         "rewrite",
     ),
     FieldDoc::optional(
