@@ -1,7 +1,7 @@
 //! What happens to a record between a source and the log, or between the log and a sink.
 //!
 //! Reading order: [`record`] (what a step sees), [`chain`] (steps in order, and what each promises), [`plugins`] (the table of
-//! steps that can be named in a configuration), [`predicate`] (their conditions), `rows` (how a step that changes rows is written:
+//! steps that can be named in a configuration), [`predicate()`] (their conditions), `rows` (how a step that changes rows is written:
 //! once, for rows with an envelope and without), `expression` (CEL over a record); then one file for each step.
 #![deny(missing_docs)]
 

@@ -210,6 +210,12 @@ impl Made {
         self
     }
 
+    /// As of a table without a key.
+    pub(crate) fn without_key(mut self) -> Self {
+        self.key = None;
+        self
+    }
+
     /// The columns that the source did not send.
     pub(crate) fn unavailable(self, columns: &[&str]) -> Self {
         self.header(rowstream_api::UNAVAILABLE_HEADER, &json!(columns).to_string())

@@ -3,7 +3,7 @@
 //! | record | becomes |
 //! |---|---|
 //! | insert, update, snapshot read | `after`, with the added fields |
-//! | delete | as `delete_tombstone_handling_mode` says |
+//! | delete | as `delete_tombstone_handling_mode` says; nothing where that is a tombstone and there is no key |
 //! | tombstone | nothing, except with `rewrite_with_tombstone`: the delete before it has become it |
 //! | truncate | nothing |
 //! | no envelope | itself |
@@ -57,8 +57,9 @@ const FIELDS: &[FieldDoc] = &[
         FieldKind::Choice(&["drop", "tombstone", "rewrite", "rewrite_with_tombstone", "delete_to_tombstone"]),
         Some("tombstone"),
         "What becomes of a delete and of the tombstone behind it. `drop`: nothing of either. `tombstone` and \
-         `delete_to_tombstone`: one tombstone. `rewrite`: the last row with `__deleted` `true`, and no tombstone; all other \
-         rows get `__deleted` `false`. `rewrite_with_tombstone`: that row, and the tombstone.",
+         `delete_to_tombstone`: one tombstone; nothing for tables without a key. `rewrite`: the last row with \
+         `__deleted` `true`, and no tombstone; all other rows get `__deleted` `false`. `rewrite_with_tombstone`: \
+         that row, and the tombstone.",
         "rewrite",
     ),
     FieldDoc::optional(
@@ -346,6 +347,10 @@ impl Transform for Unwrap {
             (false, _) | (true, Mode::Rewrite | Mode::RewriteWithTombstone) => Some(row.ok_or_else(no_row)?),
         };
         let Some(mut row) = row else {
+            // Without a key a tombstone is of nothing, and compacted topics refuse it.
+            if record.key.is_null() {
+                return Ok(());
+            }
             record.value = Part::Null;
             record.headers.push((DELETED_HEADER.into(), b"true".into()));
             Unavailable::of(&record.headers)?.rename(&mut record.headers, |_| Vec::new());

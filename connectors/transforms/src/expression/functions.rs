@@ -1,15 +1,20 @@
 //! The functions of an expression: CEL's standard library, a few for texts, and the guards that `rewrite` puts in.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
 use cel::{
     Env, ExecutionError,
     common::{
         functions::Function,
-        types::{self, CelBytes, CelInt, CelList, CelMap, CelString},
+        types::{self, CelBool, CelBytes, CelDuration, CelInt, CelList, CelMap, CelString},
         value::{CowVal, Val},
     },
 };
+use regex::Regex;
 
 /// Functions that are called by their name alone.
 pub(super) const GLOBALS: [&str; 12] = [
@@ -55,6 +60,8 @@ pub(super) const MEMBERS: [&str; 22] = [
 
 /// What `+` may make: more comes from an expression that grows without end.
 const SUM_MAX: usize = 16 << 20;
+/// CEL's durations have at most 10,000 years; the library takes longer ones, and panics where it adds them to a timestamp.
+const DURATION_DAYS_MAX: i64 = 3_652_500;
 /// Elements that a macro visits.
 const EACH_MAX: usize = 10_000;
 /// The same where macros nest.
@@ -62,7 +69,9 @@ const EACH_NESTED_MAX: usize = 1_000;
 
 /// How the guards' messages begin.
 pub(super) const LIMIT: &str = "a limit is reached";
-/// The guard around `+`.
+/// `matches` with a pattern that stands in the expression.
+pub(super) const MATCHES: &str = "@matches";
+/// The guard around `+` and `-` and what they work on.
 pub(super) const BOUNDED: &str = "@bounded";
 
 /// The guard around what a macro visits. A macro that makes a list must not visit a map, whose order is left to chance.
@@ -95,6 +104,7 @@ fn library() -> Result<Env, cel::DeclarationError> {
     for (name, function) in guards {
         env.add_overload(name, name, vec![ANY], function)?;
     }
+    env.add_overload(MATCHES, MATCHES, vec![TEXT, TEXT], matches)?;
     env.add_member_overload("lowerAscii", "lower_ascii", TEXT, vec![], lower)?;
     env.add_member_overload("upperAscii", "upper_ascii", TEXT, vec![], upper)?;
     env.add_member_overload("trim", "trim", TEXT, vec![], trim)?;
@@ -117,7 +127,14 @@ fn bounded<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
     } else {
         value.downcast_ref::<CelList>().map_or(0, |list| list.inner().len())
     };
-    if size > SUM_MAX { Err(limit("the result of `+` is too large")) } else { Ok(value) }
+    if size > SUM_MAX {
+        return Err(limit("the result of `+` is too large"));
+    }
+    let too_long = |duration: &CelDuration| duration.inner().num_days().abs() > DURATION_DAYS_MAX;
+    if value.downcast_ref::<CelDuration>().is_some_and(too_long) {
+        return Err(limit("a duration of more than 10,000 years"));
+    }
+    Ok(value)
 }
 
 fn visited<'b, 'v, const MAX: usize, const LIST: bool>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
@@ -153,6 +170,32 @@ fn made<'b, 'v>(text: String) -> Answer<'b, 'v> {
         return Err(limit("a text is too large"));
     }
     Ok(CowVal::owned(CelString::from(text)))
+}
+
+/// Patterns that a thread keeps compiled; they come from configurations, so that more than these are not met.
+const PATTERNS_MAX: usize = 256;
+
+thread_local! {
+    /// The standard `matches` compiles its pattern for each record, which costs more than all the rest.
+    static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
+
+fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {
+    let (subject, pattern) = (text(&args, 0)?, text(&args, 1)?);
+    let found = PATTERNS.with_borrow_mut(|patterns| {
+        if let Some(regex) = patterns.get(pattern) {
+            return Ok(regex.is_match(subject));
+        }
+        let regex = Regex::new(pattern)
+            .map_err(|_| ExecutionError::function_error("matches", "not a regular expression"))?;
+        if patterns.len() >= PATTERNS_MAX {
+            patterns.clear();
+        }
+        let found = regex.is_match(subject);
+        patterns.insert(pattern.to_owned(), regex);
+        Ok(found)
+    });
+    found.map(|found| CowVal::owned(CelBool::from(found)))
 }
 
 fn lower<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Answer<'b, 'v> {

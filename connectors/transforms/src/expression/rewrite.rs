@@ -98,11 +98,10 @@ impl Walk {
             Expr::Ident(name) => self.known(name),
             Expr::Call(call) => {
                 self.call(call)?;
-                if call.func_name == operators::ADD && !is_accumulator(call.args.first()) {
-                    let sum = std::mem::take(node);
-                    let id = sum.id;
-                    node.expr = wrapped(functions::BOUNDED, sum);
-                    node.id = id;
+                let sums = matches!(call.func_name.as_str(), operators::ADD | operators::SUBSTRACT);
+                if sums && !is_accumulator(call.args.first()) {
+                    call.args.iter_mut().for_each(bound);
+                    bound(node);
                 }
                 Ok(())
             }
@@ -147,11 +146,12 @@ impl Walk {
                 nearest(name, all).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             return Err(format!("calls `{name}`, which is not known{meant}"));
         }
-        if name == "matches"
-            && let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|arg| &arg.expr)
-        {
-            Regex::new(pattern.inner())
-                .map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
+        let pattern = call.args.last().and_then(literal).filter(|_| name == "matches");
+        if let Some(pattern) = pattern {
+            Regex::new(pattern).map_err(|error| format!("calls `matches`: {}", regex_problem(&error)))?;
+            let subject = call.target.take().map(|target| *target);
+            call.args.splice(0..0, subject);
+            functions::MATCHES.clone_into(&mut call.func_name);
         }
         if let Some(target) = &mut call.target {
             self.node(target)?;
@@ -234,6 +234,15 @@ impl Walk {
             "row" if self.row == RowKnown::Yes => Some(Root::Row),
             _ => None,
         }
+    }
+}
+
+/// Puts the guard around an operand that is not written in the expression.
+fn bound(node: &mut IdedExpr) {
+    if !matches!(node.expr, Expr::Literal(_)) {
+        let inner = std::mem::take(node);
+        node.id = inner.id;
+        node.expr = wrapped(functions::BOUNDED, inner);
     }
 }
 

@@ -54,6 +54,7 @@ fn an_event_is_seen_by_its_parts() {
         "has(after.name) && !has(after.nothing)",
         "before != after && size(after) == 4",
         "type(after.id) == int && string(after.id) == '1'",
+        "after.name.matches('^A.a$') && matches(after.name, 'd') && !after.name.matches('^d') && after.name.matches(after.name)",
         "[after.id, 2].exists(x, x == 1) && [1, 2].map(x, x + after.id) == [2, 3]",
     ] {
         assert!(holds(when, &update), "{when}");
@@ -278,6 +279,123 @@ fn errors_hold_no_values() {
         let error = refused(when, &made);
         for value in ["secret", "hidden", "42424242", "42_424_242"] {
             assert!(!error.contains(value), "{when}: {error}");
+        }
+    }
+}
+
+/// Operations at the edges of their types.
+const EDGES: [&str; 53] = [
+    "after.least / -1 == 0",
+    "after.least % -1 == 0",
+    "-after.least == 0",
+    "after.least - 1 == 0",
+    "after.most * after.most == 0",
+    "after.most + 1 == 0",
+    "after.least / after.id == 0",
+    "int(after.x) == 0",
+    "uint(after.x) == 0u",
+    "uint(after.least) == 0u",
+    "int(after.t) == 0",
+    "double(after.t) == 0.0",
+    "uint(after.t) == 0u",
+    "bool(after.t)",
+    "timestamp(after.t) == after.first",
+    "timestamp(after.most) == after.first",
+    "timestamp(after.least) == after.first",
+    "duration(after.t) == after.long",
+    "after.first - after.long == after.first",
+    "after.last + after.long == after.last",
+    "after.last - after.first == after.long",
+    "after.first - after.last == after.long",
+    "after.long + after.long == after.long",
+    "-after.long == after.long",
+    "after.last + duration('1h') == after.first",
+    "after.first.getHours(after.t) == 0",
+    "after.first.getHours('-14:00') == 0",
+    "after.last.getDate('+14:00') == 0",
+    "after.last.getFullYear('Pacific/Kiritimati') == 0",
+    "after.first.getFullYear('Pacific/Honolulu') == 0",
+    "after.long.getMilliseconds() == 0",
+    "string(after.long) == ''",
+    "string(after.first) == ''",
+    "string(after.x) == ''",
+    "string(after.raw) == ''",
+    "size(after.t) == 0",
+    "after.t.matches(after.t)",
+    "after.t.substring(1) == ''",
+    "after.t.substring(after.most) == ''",
+    "after.t.split(after.t).join(after.t) == ''",
+    "after.t.replace('', 'x') == ''",
+    "[1, 2][after.most] == 1",
+    "[1, 2][after.least] == 1",
+    "[1, 2][after.x] == 1",
+    "{1: 2}[after.x] == 2",
+    "after.x in [1, 2]",
+    "after.x < after.least",
+    "after.x == after.most",
+    "after.day == after.first",
+    "after == before",
+    "after.x * after.x + after.x / 0.0 > after.x",
+    "after.t < after.t + after.t",
+    "after.raw + after.raw == b''",
+];
+
+/// Texts that read like numbers, instants, durations and patterns, and are none or too much.
+const TEXTS: [&str; 15] = [
+    "",
+    "ä",
+    "99999999999999999999h",
+    "-9223372036854775808ns",
+    "1e999",
+    "9999-12-31T23:59:60Z",
+    "0000-00-00",
+    "(",
+    "(a{1000}){1000}",
+    "\u{0}",
+    "0001-01-01T00:00:00+14:00",
+    "-99999h99999m9e300s",
+    "NaN",
+    ".",
+    "1h1",
+];
+
+/// Values come from outside: whatever they are, an operation on them is an answer or an error.
+#[test]
+fn no_value_makes_an_expression_panic() {
+    let table = Table::new(
+        "edges",
+        &[
+            ("id", required(SchemaType::Int64)),
+            ("least", required(SchemaType::Int64)),
+            ("most", required(SchemaType::Int64)),
+            ("x", required(SchemaType::Float64)),
+            ("first", named(SchemaType::Int64, "io.debezium.time.MicroTimestamp")),
+            ("last", named(SchemaType::Int64, "io.debezium.time.MicroTimestamp")),
+            ("long", named(SchemaType::Int64, "io.debezium.time.MicroDuration")),
+            ("t", text()),
+            ("raw", optional(SchemaType::Bytes)),
+            ("day", named(SchemaType::Int32, "io.debezium.time.Date")),
+        ],
+    );
+    for word in TEXTS {
+        for x in [f64::NAN, f64::INFINITY, f64::MIN, f64::MAX, -0.0] {
+            let made = table.create(vec![
+                n(0),
+                n(i64::MIN),
+                n(i64::MAX),
+                ValueRef::Float64(x),
+                n(-62_135_596_800_000_000),
+                n(253_402_300_799_999_999),
+                n(i64::MAX),
+                s(word),
+                ValueRef::Bytes(vec![255, 0].into()),
+                n(i64::from(i32::MIN)),
+            ]);
+            for expression in EDGES {
+                if let Err(error) = test(json!(expression), &made) {
+                    assert!(error.starts_with("EXPRESSION_"), "{expression}: {error}");
+                }
+            }
         }
     }
 }

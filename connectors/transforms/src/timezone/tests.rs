@@ -85,3 +85,23 @@ fn fields_are_chosen_and_nulls_stay() {
     );
     assert!(text.contains("`Mars` is no zone") && text.contains("together with"), "{text}");
 }
+
+/// Values come from outside: an instant at the end of all calendars is converted or refused.
+#[test]
+fn no_instant_is_too_far() {
+    for zone in ["+14:00", "-12:00", "Pacific/Kiritimati", "America/Adak", "Europe/Berlin"] {
+        let mut step = step("timezone", json!({"converted_timezone": zone}));
+        for zoned in [
+            "+262142-12-31T23:59:59.999999Z",
+            "-262143-01-01T00:00:00Z",
+            "+292277-01-09T04:00:54Z",
+            "0000-01-01T00:00:00Z",
+        ] {
+            for micros in [i64::MAX, i64::MIN, 8_210_266_876_799_999_999, -8_334_601_228_800_000_000] {
+                if let Err(error) = apply(&mut step, &table().create(row(zoned, micros))) {
+                    assert_eq!(error.code, "VALUE_OUT_OF_RANGE", "{zone} {zoned} {micros}");
+                }
+            }
+        }
+    }
+}

@@ -50,6 +50,16 @@ fn deletes_and_tombstones() {
     }
 }
 
+/// A tombstone deletes a key; a table without one has none to delete.
+#[test]
+fn a_delete_without_a_key_is_no_tombstone() {
+    let made = Table::orders().delete(row(1, "Ada")).without_key();
+    let all = |mode: &str| {
+        values(json!({"delete_tombstone_handling_mode": mode}), std::slice::from_ref(&made)).len()
+    };
+    assert_eq!((all("tombstone"), all("delete_to_tombstone"), all("rewrite")), (0, 0, 1));
+}
+
 #[test]
 fn fields_are_added_where_the_event_has_them() {
     let table = Table::orders();
