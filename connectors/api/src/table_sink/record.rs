@@ -108,7 +108,8 @@ pub fn decode<'r>(
 ) -> Result<Option<Decoded<'r>>, RecordError> {
     let Some(value) = &record.value else { return Ok(None) };
     let Some(envelope) = &shape.envelope else {
-        let ValueRef::Struct(row) = value.decode()? else { return Err(not_a_struct("value")) };
+        let ValueRef::Struct(mut row) = value.decode()? else { return Err(not_a_struct("value")) };
+        mark_unavailable(record, &shape.row, &mut row)?;
         let table = table_of(policy, record, None, &[], [None; 3]);
         let key = key_of(policy, record)?;
         return Ok(Some(Decoded { op: Kind::Write("c"), row: Some(row), key, table }));

@@ -1,6 +1,6 @@
 //! What records make of rows.
 
-use rowstream_api::{DELETED_HEADER, SchemaType, SinkTask, ValueRef};
+use rowstream_api::{DELETED_HEADER, SchemaType, SinkTask, UNAVAILABLE_HEADER, ValueRef};
 use rowstream_testkit::records::{Owned, Topic, int, s, schema, text};
 use serde_json::json;
 
@@ -322,6 +322,11 @@ async fn flat_records_and_templates() {
     let record = t.flat(vec![n(1), s("one"), s("x")]);
     done(&mut task, vec![record]).await;
     assert_eq!(target.rows("lake.shop_public_items").await, "(1,one,x)");
+    // A column that the source did not send is left alone in flat rows too.
+    let mut unsent = t.flat(vec![n(1), s("__debezium_unavailable_value"), s("y")]);
+    unsent.headers.push((UNAVAILABLE_HEADER.into(), r#"["a"]"#.into()));
+    done(&mut task, vec![unsent]).await;
+    assert_eq!(target.rows("lake.shop_public_items").await, "(1,one,y)");
     // Of flat records a tombstone is the delete; so it is where its header says so, whatever is known of its topic.
     let more = vec![t.flat(vec![n(3), s("three"), s("x")]), t.tombstone(vec![n(1)])];
     done(&mut task, more).await;
