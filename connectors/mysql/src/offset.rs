@@ -3,12 +3,11 @@
 //! A position belongs to its server: it carries the server's uuid and the ids of all transactions that are done, and
 //! [`crate::setup::check_position`] compares them with what is there before anything is read.
 
-use std::collections::BTreeMap;
-
 use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    snapshot::Progress,
     stream::position::{BinlogPosition, Partial, Position, Prepared},
     wire::gtid::{Domains, Gtid, GtidSet, GtidState, Tsid},
 };
@@ -36,7 +35,7 @@ pub struct StoredOffset {
     pub prepared: Vec<StoredPrepared>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotProgress>,
+    pub snapshot: Option<Progress>,
 }
 
 /// See [`Partial`].
@@ -62,25 +61,6 @@ pub struct StoredPrepared {
     pub file: String,
     /// Where it begins.
     pub pos: u64,
-}
-
-/// How far the snapshot is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// Database and name of each table that is not finished, in order; the first one is being read.
-    pub todo: Vec<(String, String)>,
-    /// Key of the last row that was delivered of the first table, as SQL literals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_key: Option<Vec<String>>,
-    /// Key of its last row when its first chunk was read: whatever was inserted behind it since is the stream's to tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_key: Option<Vec<String>>,
-    /// Whether any row was delivered.
-    #[serde(default)]
-    pub begun: bool,
-    /// Tables that were read at once, up to which position each: what the stream has of them before it was seen.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub seen: BTreeMap<String, (String, u64)>,
 }
 
 fn gtid_of(text: &str) -> Option<Gtid> {

@@ -6,12 +6,15 @@
 //!
 //! [`resume`]: check_slot
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
 use serde::{Deserialize, Serialize};
 
-use crate::stream::assemble::{Partial, Position};
+use crate::{
+    snapshot::Progress,
+    stream::assemble::{Partial, Position, Transaction},
+};
 
 /// A place in the WAL, printed as PostgreSQL prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,9 +53,12 @@ pub struct StoredOffset {
     /// What is done of the transaction after `lsn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<StoredPartial>,
+    /// The newest transaction that was delivered while the snapshot is under way: a later run waits until it is visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_xid: Option<u32>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotProgress>,
+    pub snapshot: Option<Progress>,
 }
 
 /// See [`Partial`].
@@ -62,22 +68,6 @@ pub struct StoredPartial {
     pub final_lsn: u64,
     /// Messages done.
     pub ordinal: u64,
-}
-
-/// How far the snapshot is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// `schema.table` of each table that is not finished, in order; the first one is being read.
-    pub todo: Vec<(String, String)>,
-    /// Key of the last row that was delivered of the first table, as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_key: Option<Vec<String>>,
-    /// Whether any row was delivered.
-    #[serde(default)]
-    pub begun: bool,
-    /// Tables without a key that were read under one snapshot each, whose changes that it saw are still to come.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub seen: BTreeMap<String, SeenBy>,
 }
 
 /// The snapshot that a table without a key was read under.
@@ -95,6 +85,17 @@ impl StoredOffset {
     pub fn position(&self) -> Position {
         let partial = self.partial.map(|p| Partial { final_lsn: p.final_lsn, ordinal: p.ordinal });
         Position { lsn: self.lsn, partial }
+    }
+
+    /// Remembers the newest of these transactions as long as there is a snapshot.
+    pub fn note_newest(&mut self, transactions: &[Transaction]) {
+        if self.snapshot.is_none() {
+            self.newest_xid = None;
+            return;
+        }
+        // Ids go round; these are near each other.
+        let newer = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
+        self.newest_xid = transactions.iter().map(|t| t.xid).chain(self.newest_xid).reduce(newer);
     }
 
     /// Replaces the stream's part.
@@ -282,6 +283,7 @@ mod tests {
             system_id: "1".into(),
             timeline: 2,
             partial: Some(StoredPartial { final_lsn: 120, ordinal: 3 }),
+            newest_xid: None,
             snapshot: None,
         }
     }

@@ -84,11 +84,13 @@ pub struct SnapshotConfig {
     pub mode: SnapshotMode,
     /// Rows of a chunk.
     pub chunk_rows: u32,
+    /// Connections that read at the same time.
+    pub readers: usize,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { mode: SnapshotMode::default(), chunk_rows: 20_000 }
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2 }
     }
 }
 
@@ -105,7 +107,7 @@ fn slot_creation_timeout() -> Duration {
     Duration::from_secs(90)
 }
 
-const OWN_FIELDS: [FieldDoc; 12] = [
+const OWN_FIELDS: [FieldDoc; 13] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -174,6 +176,15 @@ const OWN_FIELDS: [FieldDoc; 12] = [
         default: Some("20000"),
         doc: "Rows read in one short transaction; a restart goes on after the last delivered chunk.",
         example: "20000",
+    },
+    FieldDoc {
+        path: "snapshot.readers",
+        kind: FieldKind::Integer { min: 1, max: 16 },
+        required: false,
+        default: Some("2"),
+        doc: "Connections that read chunks of a table at the same time, each with one chunk of at most 4 MiB in memory; \
+              chunks are delivered in the key's order all the same. More of them load the server more.",
+        example: "4",
     },
     FieldDoc {
         path: "batch_bytes",
@@ -283,6 +294,9 @@ impl SourceConfig {
         }
         if self.snapshot.chunk_rows == 0 {
             errors.push("snapshot.chunk_rows", "must be at least 1");
+        }
+        if !(1..=16).contains(&self.snapshot.readers) {
+            errors.push("snapshot.readers", "must be 1 to 16");
         }
         if self.status_interval.is_zero() {
             errors.push("status_interval", "must be more than 0");
