@@ -3,11 +3,14 @@
 //! A position belongs to its server: it carries the server's uuid and the ids of all transactions that are done, and
 //! [`crate::setup::check_position`] compares them with what is there before anything is read.
 
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
+use std::collections::HashSet;
+
+use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     snapshot::Progress,
+    source_config::TableFilter,
     stream::position::{BinlogPosition, Partial, Position, Prepared},
     wire::gtid::{Domains, Gtid, GtidSet, GtidState, Tsid},
 };
@@ -33,6 +36,10 @@ pub struct StoredOffset {
     /// XA transactions that are prepared and not decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<StoredPrepared>,
+    /// Which tables were captured when this was stored; a table that it leaves out is new to the connector. Absent in positions of
+    /// older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TableFilter>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Progress>,
@@ -137,6 +144,17 @@ impl StoredOffset {
         self.prepared = position.prepared.iter().map(stored).collect();
     }
 
+    /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
+    pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
+        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let any = !new.is_empty();
+        if any {
+            self.snapshot.get_or_insert_default().todo.extend(new);
+        }
+        any
+    }
+
     /// As the worker stores it.
     ///
     /// # Errors
@@ -202,6 +220,7 @@ mod tests {
                 file: "binlog.000006".into(),
                 pos: 4,
             }],
+            tables: None,
             snapshot: None,
         };
         for (flavour, gtids, gtid) in [

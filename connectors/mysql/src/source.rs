@@ -121,6 +121,11 @@ impl BinlogSourceTask {
             Some(stored) => stored,
             None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
         };
+        if let Some(known) = offset.tables.replace(plan.tables.clone())
+            && plan.snapshot.mode != SnapshotMode::Never
+        {
+            offset.take_in(captured.into_iter().filter(|(database, name)| !known.matches(database, name)));
+        }
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
         let stream = StreamPlan {
             connection: plan.connection.clone(),
@@ -348,6 +353,7 @@ async fn first_offset(
         gtids: None,
         partial: None,
         prepared: Vec::new(),
+        tables: None,
         snapshot,
     };
     offset.set_position(&position);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan, Flavour},
@@ -156,8 +156,8 @@ const OWN_FIELDS: [FieldDoc; 14] = [
         "snapshot.mode",
         FieldKind::Choice(&["initial", "initial_only", "never"]),
         Some("initial"),
-        "`initial`: deliver the rows that are there already, once, while streaming what changes. `initial_only`: stop \
-         delivering after that. `never`: only changes.",
+        "`initial`: deliver the rows that are there already, once, while streaming what changes; of a table that \
+         comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
         "never",
     ),
     FieldDoc::optional(
@@ -352,9 +352,10 @@ pub fn sanitise_topic(name: &str) -> String {
 const SYSTEM: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
 
 /// Which tables are captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFilter {
     include: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
 }
 

@@ -6,13 +6,14 @@
 //!
 //! [`resume`]: check_slot
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
+use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     snapshot::Progress,
+    source_config::TableFilter,
     stream::assemble::{Partial, Position, Transaction},
 };
 
@@ -56,9 +57,21 @@ pub struct StoredOffset {
     /// The newest transaction that was delivered while the snapshot is under way: a later run waits until it is visible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_xid: Option<u32>,
+    /// Tables came in while the stream was under way, and are not read yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_joined: bool,
+    /// Which tables were captured when this was stored; a table that it leaves out is new to the connector. Absent in positions of
+    /// older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TableFilter>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Progress>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// See [`Partial`].
@@ -102,6 +115,17 @@ impl StoredOffset {
     pub fn set_position(&mut self, position: Position) {
         self.lsn = position.lsn;
         self.partial = position.partial.map(|p| StoredPartial { final_lsn: p.final_lsn, ordinal: p.ordinal });
+    }
+
+    /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
+    pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
+        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let any = !new.is_empty();
+        if any {
+            self.snapshot.get_or_insert_default().todo.extend(new);
+        }
+        any
     }
 
     /// As the worker stores it.
@@ -284,6 +308,8 @@ mod tests {
             timeline: 2,
             partial: Some(StoredPartial { final_lsn: 120, ordinal: 3 }),
             newest_xid: None,
+            has_joined: false,
+            tables: None,
             snapshot: None,
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
     SourceTask, TaskContext,
-    snapshot::{Delivered, Settings, SnapshotRun},
+    snapshot::{Delivered, Settings, SnapshotRun, TableName},
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -93,6 +93,8 @@ pub struct PostgresSourceTask {
     tables: TablePlans,
     names: Arc<SourceNames>,
     snapshot: Option<SnapshotRun<Postgres>>,
+    /// Tables to publish once it is stored that the snapshot must read them: what happens to them from then on is in the stream.
+    publish: Option<Vec<CapturedTable>>,
     /// Owns the monitor.
     _watching: JoinSet<()>,
 }
@@ -112,9 +114,15 @@ impl PostgresSourceTask {
         if let Some(stored) = &stored {
             check_slot(stored, slot.as_ref(), &system)?;
         }
-        setup::ensure_publication(&sql.client, &plan, &captured).await?;
-        let announce = stored.is_none();
-        let offset = match stored {
+        let mut announce = stored.is_none();
+        let unpublished = match &stored {
+            Some(_) => setup::unpublished(&sql.client, &plan, &captured).await?,
+            None => {
+                setup::ensure_publication(&sql.client, &plan, &captured).await?;
+                Vec::new()
+            }
+        };
+        let mut offset = match stored {
             Some(stored) => StoredOffset { timeline: system.timeline, ..stored },
             None => {
                 let lsn = match slot {
@@ -125,6 +133,23 @@ impl PostgresSourceTask {
             }
         };
         drop(control);
+        let known = offset.tables.replace(plan.tables.clone());
+        let is_new = |table: &&CapturedTable| {
+            let (schema, name) = (table.name.schema.bare(), table.name.table.bare());
+            unpublished.contains(&table.oid)
+                || known.as_ref().is_some_and(|known| !known.matches(schema, name))
+        };
+        let mut publish = None;
+        if !announce && plan.snapshot.mode != SnapshotMode::Never {
+            let new: Vec<&CapturedTable> = captured.iter().filter(is_new).collect();
+            if offset.take_in(new.into_iter().map(name_of)) {
+                (announce, offset.has_joined) = (true, true);
+                publish = Some(captured.clone());
+            }
+        }
+        if publish.is_none() && !announce {
+            setup::ensure_publication(&sql.client, &plan, &captured).await?;
+        }
         let reader = Reader::start(StreamPlan {
             connection: plan.connection.clone(),
             slot: plan.slot.clone(),
@@ -143,14 +168,7 @@ impl PostgresSourceTask {
             database: plan.connection.config.database.clone(),
         });
         let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
-        let snapshot =
-            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
-                let SnapshotConfig { chunk_rows, readers, .. } = plan.snapshot;
-                let settings = Settings { chunk_rows, readers };
-                let database = Postgres { plan: plan.connection.clone(), delivered: offset.newest_xid };
-                SnapshotRun::new(database, settings, progress, &cx.gauges)
-            });
-        Ok(Self {
+        let mut task = Self {
             plan,
             cx,
             reader,
@@ -159,9 +177,31 @@ impl PostgresSourceTask {
             pending: None,
             tables,
             names,
-            snapshot,
+            publish: None,
+            snapshot: None,
             _watching: watching,
-        })
+        };
+        match publish {
+            Some(tables) => task.publish = Some(tables),
+            None => task.begin_snapshot(),
+        }
+        Ok(task)
+    }
+
+    /// Goes on with the snapshot, if there is one.
+    fn begin_snapshot(&mut self) {
+        let Some(progress) = self.offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty())
+        else {
+            return;
+        };
+        let SnapshotConfig { chunk_rows, readers, .. } = self.plan.snapshot;
+        let database = Postgres {
+            plan: self.plan.connection.clone(),
+            delivered: self.offset.newest_xid,
+            has_joined: self.offset.has_joined,
+        };
+        let settings = Settings { chunk_rows, readers };
+        self.snapshot = Some(SnapshotRun::new(database, settings, progress, &self.cx.gauges));
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
@@ -238,6 +278,9 @@ impl PostgresSourceTask {
             }
             return Ok(None);
         };
+        if progress.todo.is_empty() {
+            self.offset.has_joined = false;
+        }
         if progress.is_done() {
             (self.offset.snapshot, self.snapshot) = (None, None);
         }
@@ -327,18 +370,21 @@ impl PostgresSourceTask {
     }
 }
 
+fn name_of(table: &CapturedTable) -> TableName {
+    (table.name.schema.bare().to_owned(), table.name.table.bare().to_owned())
+}
+
 fn first_offset(
     plan: &SourcePlan,
     system: &SystemState,
     lsn: u64,
     captured: &[CapturedTable],
 ) -> StoredOffset {
-    let todo = || {
-        captured.iter().map(|t| (t.name.schema.bare().to_owned(), t.name.table.bare().to_owned())).collect()
-    };
     let snapshot = match plan.snapshot.mode {
         SnapshotMode::Never => None,
-        SnapshotMode::Initial | SnapshotMode::InitialOnly => Some(Progress::of(todo())),
+        SnapshotMode::Initial | SnapshotMode::InitialOnly => {
+            Some(Progress::of(captured.iter().map(name_of).collect()))
+        }
     };
     StoredOffset {
         lsn,
@@ -347,6 +393,8 @@ fn first_offset(
         timeline: system.timeline,
         partial: None,
         newest_xid: None,
+        has_joined: false,
+        tables: None,
         snapshot,
     }
 }
@@ -362,6 +410,11 @@ impl SourceTask for PostgresSourceTask {
             self.reader.control.flushed(lsn);
             #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
             self.cx.gauges.set("durable_lsn", lsn as f64);
+        }
+        if let Some(tables) = self.publish.clone() {
+            setup::ensure_publication(self.tables.client(&self.plan).await?, &self.plan, &tables).await?;
+            self.publish = None;
+            self.begin_snapshot();
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan};
 
@@ -165,8 +165,8 @@ const OWN_FIELDS: [FieldDoc; 13] = [
         kind: FieldKind::Choice(&["initial", "initial_only", "never"]),
         required: false,
         default: Some("initial"),
-        doc: "`initial`: deliver the rows that are there already, once, while streaming what changes. `initial_only`: \
-              stop delivering after that. `never`: only changes.",
+        doc: "`initial`: deliver the rows that are there already, once, while streaming what changes; of a \
+              table that comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
         example: "never",
     },
     FieldDoc {
@@ -334,9 +334,10 @@ fn sanitise_slot(name: &str) -> String {
 }
 
 /// Which tables are captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFilter {
     include: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
 }
 

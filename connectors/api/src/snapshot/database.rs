@@ -111,6 +111,12 @@ pub trait Database: Clone + Send + Sync + 'static {
         &self,
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), ConnectorError>> + Send;
+    /// How many rows the server thinks that tables have; a table that it knows nothing of is left out.
+    fn estimate(
+        &self,
+        connection: &mut Self::Connection,
+        tables: &[TableName],
+    ) -> impl Future<Output = Result<Vec<(TableName, u64)>, ConnectorError>> + Send;
     /// The last key of a table; `None` while it is empty.
     fn last_key(
         &self,

@@ -32,6 +32,7 @@
 //! What is held of a table is bounded: a chunk for each reader and one that is being delivered, each of a bounded size.
 
 pub mod database;
+mod meter;
 #[cfg(test)]
 mod model;
 pub mod progress;

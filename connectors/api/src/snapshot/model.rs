@@ -249,6 +249,14 @@ impl Database for Model {
         }
         Ok(())
     }
+    async fn estimate(
+        &self,
+        (): &mut (),
+        tables: &[TableName],
+    ) -> Result<Vec<(TableName, u64)>, ConnectorError> {
+        wait(&self.world).await;
+        Ok(tables.iter().map(|table| (table.clone(), 30)).collect())
+    }
     async fn last_key(&self, (): &mut (), _table: &ModelTable) -> Result<Option<Key>, ConnectorError> {
         wait(&self.world).await;
         let (sees, _) = self.snapshot();
@@ -353,11 +361,17 @@ impl Task {
             let mut told = Vec::new();
             match change {
                 Change::Put(key, row) => {
-                    self.keyed.insert(*key, (row.0, Some(row.1)));
+                    let known = self.keyed.insert(*key, (row.0, Some(row.1)));
+                    assert!(
+                        known.is_none_or(|known| known.0 < row.0),
+                        "an older event follows a row of {key}"
+                    );
                     told.push((*key, false));
                 }
                 Change::Update(key, version) => {
-                    self.keyed.entry(*key).or_insert((0, None)).0 = *version;
+                    let known =
+                        std::mem::replace(&mut self.keyed.entry(*key).or_insert((0, None)).0, *version);
+                    assert!(known < *version, "an older event follows a row of {key}");
                     told.push((*key, true));
                 }
                 Change::Move(from, to, version) => {

@@ -20,9 +20,20 @@ pub struct Progress<S> {
     /// Whether any row was delivered.
     #[serde(default)]
     pub begun: bool,
+    /// Rows that were delivered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows: u64,
+    /// Rows of those that are of the first table.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub table_rows: u64,
     /// Tables that were read at once, by name, as long as the stream may bring changes that were seen.
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub seen: BTreeMap<String, S>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl<S> Default for Progress<S> {
@@ -35,7 +46,8 @@ impl<S> Progress<S> {
     /// Nothing is done of these tables.
     #[must_use]
     pub fn of(todo: Vec<TableName>) -> Self {
-        Self { todo, last_key: None, end_key: None, begun: false, seen: BTreeMap::new() }
+        let (rows, table_rows, seen) = (0, 0, BTreeMap::new());
+        Self { todo, last_key: None, end_key: None, begun: false, rows, table_rows, seen }
     }
 
     /// Nothing is left to read, and nothing to leave out of the stream.
@@ -58,7 +70,7 @@ impl<S> Progress<S> {
 
     /// The first table is done, or gone.
     pub(super) fn finish_table(&mut self) {
-        (self.last_key, self.end_key) = (None, None);
+        (self.last_key, self.end_key, self.table_rows) = (None, None, 0);
         if !self.todo.is_empty() {
             self.todo.remove(0);
         }

@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     database::{Chunk, Database, KeyRange, Rows as _, Table as _, TableName, Visibility, Work},
+    meter::Meter,
     progress::{Marks, Progress, seen_name},
     queue::ChunkQueue,
     touched::{Touched, has_same_key},
@@ -83,9 +84,11 @@ impl<D: Database> Readers<D> {
     }
 }
 
+type Estimates = Vec<(TableName, u64)>;
+
 enum Stage<D: Database> {
-    /// Waits until what was delivered before is visible.
-    Settling(Work<D::Connection>),
+    /// Waits until what was delivered before is visible, and asks how large the tables are.
+    Settling(Work<(D::Connection, Estimates)>),
     /// A table must be described.
     Between,
     /// A table is read in chunks.
@@ -109,30 +112,34 @@ pub struct SnapshotRun<D: Database> {
     readers: Readers<D>,
     /// When the table was described; `None` when it may have another shape by now.
     described: Option<Instant>,
-    gauges: Gauges,
+    meter: Meter,
 }
 
 impl<D: Database> SnapshotRun<D> {
     /// Goes on where `progress` stands.
     #[must_use]
     pub fn new(database: D, settings: Settings, progress: &Progress<D::Seen>, gauges: &Gauges) -> Self {
-        gauges.set("snapshot_running", 1.0);
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
-        gauges.set("snapshot_tables_total", progress.todo.len() as f64);
-        gauges.set("snapshot_tables_done", 0.0);
         let mut readers = Readers {
             database,
             idle: Vec::new(),
             count: settings.readers.max(1),
             chunk_rows: settings.chunk_rows,
         };
+        let tables = progress.todo.clone();
         let settling = readers.work(|database, mut connection| async move {
             let settled = database.settle(&mut connection).await;
             settled.attempting(|| "wait until what was delivered is visible to a snapshot".into())?;
-            Ok(connection)
+            let estimates = database.estimate(&mut connection, &tables).await;
+            Ok((connection, estimates.attempting(|| "ask how large the tables are".into())?))
         });
-        let (touched, stage, gauges) = (Touched::default(), Stage::Settling(settling), gauges.clone());
-        Self { touched, stage, readers, described: None, gauges }
+        let meter = Meter::new(progress, gauges);
+        Self {
+            touched: Touched::default(),
+            stage: Stage::Settling(settling),
+            readers,
+            described: None,
+            meter,
+        }
     }
 
     /// Whether the stream must wait.
@@ -198,7 +205,7 @@ impl<D: Database> SnapshotRun<D> {
 
     fn finish_table(&mut self, progress: &mut Progress<D::Seen>) {
         progress.finish_table();
-        self.gauges.add("snapshot_tables_done", 1.0);
+        self.meter.delivered(progress);
         self.stage = Stage::Between;
     }
 
@@ -240,7 +247,9 @@ impl<D: Database> SnapshotRun<D> {
             Stage::Between => Ok(false),
             Stage::Settling(work) => {
                 let Poll::Ready(settled) = work.as_mut().poll(cx) else { return Ok(false) };
-                self.readers.idle.push(settled?);
+                let (connection, estimates) = settled?;
+                self.readers.idle.push(connection);
+                self.meter.expect(estimates);
                 self.stage = Stage::Between;
                 Ok(true)
             }
@@ -327,10 +336,13 @@ impl<D: Database> SnapshotRun<D> {
         let ends_snapshot = ends_table && progress.todo.len() == 1;
         let marks = Marks { begins_snapshot: !progress.begun, begins_table, ends_table, ends_snapshot };
         progress.begun |= !rows.is_empty();
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
-        self.gauges.add("snapshot_rows", rows.len() as f64);
+        let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+        progress.rows = progress.rows.saturating_add(count);
+        progress.table_rows = progress.table_rows.saturating_add(count);
         if ends_table {
             self.finish_table(progress);
+        } else {
+            self.meter.delivered(progress);
         }
         Ok(Some(Delivered { rows, marks }))
     }
@@ -338,10 +350,4 @@ impl<D: Database> SnapshotRun<D> {
 
 fn next_piece<D: Database>(database: D, whole: D::Whole) -> Work<(D::Whole, Chunk<D>)> {
     D::spawn(Box::pin(async move { database.piece(whole).await }))
-}
-
-impl<D: Database> Drop for SnapshotRun<D> {
-    fn drop(&mut self) {
-        self.gauges.set("snapshot_running", 0.0);
-    }
 }

@@ -19,6 +19,7 @@ pub mod whole;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use mysql_async::prelude::Queryable as _;
 use rowstream_api::{
     ConnectorError,
     snapshot::{self, Chunk, ChunkRequest, Database, Key, SnapshotRun, TableName, Told, Work},
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     connection::ConnectionPlan,
+    error::from_mysql,
     stream::{
         batch::{EntryKind, RawBatch},
         changes::{Cells, images, is_incomplete},
@@ -86,6 +88,19 @@ impl Database for MySql {
             }
             tokio::time::sleep(RETAKE).await;
         }
+    }
+
+    async fn estimate(
+        &self,
+        connection: &mut SnapshotConnection,
+        tables: &[TableName],
+    ) -> Result<Vec<(TableName, u64)>, ConnectorError> {
+        let sql = "SELECT CAST(table_schema AS BINARY), CAST(table_name AS BINARY), table_rows
+                     FROM information_schema.tables WHERE table_rows IS NOT NULL";
+        let rows: Vec<(Vec<u8>, Vec<u8>, u64)> = connection.conn.query(sql).await.map_err(from_mysql)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let named = rows.into_iter().map(|(database, name, rows)| ((text(database), text(name)), rows));
+        Ok(named.filter(|(name, _)| tables.contains(name)).collect())
     }
 
     async fn last_key(

@@ -122,6 +122,16 @@ pub async fn snapshot(connection: &mut RawConnection) -> Result<Visible, Connect
     text.parse().map_err(no_snapshot)
 }
 
+/// Transactions that have an id and have not ended, those that wait for a standby too: they hold the lock on it until others see them.
+///
+/// # Errors
+/// The server's.
+pub async fn open_transactions(connection: &mut RawConnection) -> Result<Vec<String>, ConnectorError> {
+    let sql = "SELECT transactionid FROM pg_locks
+                WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted";
+    Ok(connection.rows(sql).await?.into_iter().flatten().flatten().collect())
+}
+
 fn no_snapshot(said: String) -> ConnectorError {
     ConnectorError::fatal("PG_PROTOCOL", said)
 }

@@ -13,7 +13,9 @@ use std::{sync::Arc, time::Duration};
 
 use rowstream_api::{
     ConnectorError,
-    snapshot::{self, Chunk, ChunkRequest, Database, Key, SnapshotRun, Told, Visibility as _, Work},
+    snapshot::{
+        self, Chunk, ChunkRequest, Database, Key, SnapshotRun, TableName, Told, Visibility as _, Work,
+    },
 };
 use tokio::task::JoinSet;
 
@@ -36,6 +38,15 @@ use visibility::Visible;
 /// How often a snapshot is taken again while it does not see what it must.
 const RETAKE: Duration = Duration::from_millis(50);
 
+/// Rows of all tables, as of the last ANALYZE or VACUUM; of a partitioned table, those of its partitions.
+const ESTIMATES: &str = "
+SELECT n.nspname, c.relname,
+       (CASE c.relkind WHEN 'r' THEN nullif(c.reltuples, -1) ELSE
+           (SELECT sum(p.reltuples) FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid
+             WHERE t.isleaf AND p.reltuples >= 0) END)::int8
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p')";
+
 /// How far the snapshot is.
 pub type Progress = snapshot::Progress<SeenBy>;
 
@@ -46,6 +57,9 @@ pub struct Postgres {
     pub plan: ConnectionPlan,
     /// The newest transaction that was delivered while an earlier run was under way.
     pub delivered: Option<u32>,
+    /// Tables came into the publication while the stream was under way: what transactions did to them before is not in the stream, so
+    /// all that were open then must have ended.
+    pub has_joined: bool,
 }
 
 impl Database for Postgres {
@@ -68,15 +82,31 @@ impl Database for Postgres {
         let standbys = connection.rows("SELECT current_setting('synchronous_standby_names')").await?;
         let has_standbys = standbys.iter().flatten().flatten().any(|names| !names.is_empty());
         let first = chunk::snapshot(connection).await?;
+        let open = if self.has_joined { chunk::open_transactions(connection).await? } else { Vec::new() };
         loop {
             let now = chunk::snapshot(connection).await?;
             if self.delivered.is_none_or(|xid| now.has_ended_up_to(xid))
                 && (!has_standbys || now.has_ended_all_of(&first))
+                && (open.is_empty()
+                    || !chunk::open_transactions(connection).await?.iter().any(|id| open.contains(id)))
             {
                 return Ok(());
             }
             tokio::time::sleep(RETAKE).await;
         }
+    }
+
+    async fn estimate(
+        &self,
+        connection: &mut RawConnection,
+        tables: &[TableName],
+    ) -> Result<Vec<(TableName, u64)>, ConnectorError> {
+        let rows = connection.rows(ESTIMATES).await?;
+        let of = |row: Vec<Option<String>>| match <[Option<String>; 3]>::try_from(row) {
+            Ok([Some(schema), Some(name), Some(rows)]) => Some(((schema, name), rows.parse().ok()?)),
+            _ => None,
+        };
+        Ok(rows.into_iter().filter_map(of).filter(|(name, _)| tables.contains(name)).collect())
     }
 
     async fn last_key(
