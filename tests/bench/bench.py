@@ -56,7 +56,7 @@ BEGIN
 END"""
 # What the issue asks for, beside each figure.
 TARGETS = {"pg-stream-small": 1.5, "pg-stream-large": 1.5, "pg-sink-upsert": 0.3, "mysql-stream-small": 2, "mysql-stream-bulk": 2,
-           "mariadb-stream-small": 2, "mysql-sink-upsert": 0.6}
+           "mariadb-stream-small": 2, "mysql-sink-upsert": 0.6, "pg-snapshot": 1.2}
 RSS_TARGET_MIB, IDLE_RSS_TARGET_MIB = 64, 25
 
 
@@ -275,21 +275,67 @@ def stream(name, options, server):
         server.client("pg_recvlogical", "-d", database, "--slot", theirs, "--start", "--no-loop", f"--endpos={end}", "-f", "/dev/null",
                       "-o", "proto_version=1", "-o", "publication_names=bench")
         reference.append(options.rows / (time.monotonic() - began))
-        daemon = Daemon(options.binary, server, [source(server, database, ours)])
-        began = time.monotonic()
-        daemon.start()
-        try:
-            daemon.until("all records are in the topic", lambda: daemon.topic_rows() >= options.rows)
-            own.append(options.rows / (time.monotonic() - began))
-            if daemon.topic_rows() != options.rows:
-                daemon.fail(f"{daemon.topic_rows()} records for {options.rows} rows")
-            cpu.append(daemon.cpu_seconds() * 1e6 / options.rows)
-            rss.append(daemon.peak_mib())
-        finally:
-            daemon.remove()
+        own_run(options, Daemon(options.binary, server, [source(server, database, ours)]), (own, cpu, rss))
         print(f"  {name}: pg_recvlogical {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s", file=sys.stderr)
     drop_source(server, database)
     return result(name, own, "pg_recvlogical to /dev/null", reference, cpu, rss)
+
+
+def snapshot(name, options, server):
+    """The rows of a table that are there already: `COPY` of the table and rowstream take turns."""
+    database, slots = "pg_snapshot", [f"pg_snapshot{n}" for n in range(options.runs)]
+    make_source(server, database, [])
+    server.sql(database, f"INSERT INTO orders SELECT {ROW} FROM generate_series(1, {options.rows}) i")
+    server.sql(database, "VACUUM ANALYZE orders")
+    reference, own, cpu, rss = [], [], [], []
+    for slot in slots:
+        began = time.monotonic()
+        server.client("psql", "-Xq", "-d", database, "-c", "COPY orders TO STDOUT", stdout=subprocess.DEVNULL)
+        reference.append(options.rows / (time.monotonic() - began))
+        document = source(server, database, slot)
+        document["config"]["snapshot"] = {"mode": "initial"}
+        own_run(options, Daemon(options.binary, server, [document]), (own, cpu, rss))
+        print(f"  {name}: COPY {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s, {cpu[-1]:.2f} CPU s/M", file=sys.stderr)
+    drop_source(server, database)
+    return result(name, own, "psql COPY orders TO STDOUT to /dev/null", reference, cpu, rss)
+
+
+def mysql_snapshot(name, options, _):
+    """As `snapshot`, beside the server's own client, which does not keep the rows."""
+    mysql, database = MySqlServer(), "bench_source"
+    reference, own, cpu, rss = [], [], [], []
+    try:
+        mysql.sql(f"SET GLOBAL sync_binlog = 0; SET GLOBAL innodb_flush_log_at_trx_commit = 0; CREATE DATABASE {database}; "
+                  f"CREATE TABLE {database}.orders ({MYSQL_COLUMNS})")
+        mysql.run(database, MYSQL_FILL)
+        mysql.sql(f"CALL {database}.fill({options.rows}, 1000)")
+        for run in range(options.runs):
+            began = time.monotonic()
+            mysql.client("mysql", "--quick", "--batch", "-e", f"SELECT * FROM {database}.orders", stdout=subprocess.DEVNULL)
+            reference.append(options.rows / (time.monotonic() - began))
+            document = mysql_source(mysql, database, run)
+            document["config"]["snapshot"] = {"mode": "initial"}
+            own_run(options, Daemon(options.binary, mysql, [document]), (own, cpu, rss))
+            print(f"  {name}: mysql --quick {reference[-1]:,.0f} rows/s, rowstream {own[-1]:,.0f} rows/s, {cpu[-1]:.2f} CPU s/M", file=sys.stderr)
+    finally:
+        mysql.script("wipe")
+    return result(name, own, "mysql --quick, SELECT * to /dev/null", reference, cpu, rss)
+
+
+def own_run(options, daemon, figures):
+    """Runs a daemon until its topic has all rows; appends rows/s, CPU and memory to the figures."""
+    own, cpu, rss = figures
+    began = time.monotonic()
+    daemon.start()
+    try:
+        daemon.until("all records are in the topic", lambda: daemon.topic_rows() >= options.rows)
+        own.append(options.rows / (time.monotonic() - began))
+        if daemon.topic_rows() != options.rows:
+            daemon.fail(f"{daemon.topic_rows()} records for {options.rows} rows")
+        cpu.append(daemon.cpu_seconds() * 1e6 / options.rows)
+        rss.append(daemon.peak_mib())
+    finally:
+        daemon.remove()
 
 
 def mysql_source(mysql, database, number):
@@ -584,6 +630,7 @@ def print_table(results):
 BENCHES = {
     "pg-stream-small": stream, "pg-stream-large": stream, "pg-sink-upsert": upsert, "mysql-stream-small": mysql_stream,
     "mysql-stream-bulk": mysql_stream, "mariadb-stream-small": mysql_stream, "mysql-sink-upsert": mysql_upsert, "latency": latency,
+    "pg-snapshot": snapshot, "mysql-snapshot": mysql_snapshot,
     "mysql-latency": mysql_latency, "idle": idle,
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/bench/run.sh [NAME...] [--rows N] [--runs N] [--json FILE]     measures rowstream against what its systems can do themselves
-# Names: pg-stream-small pg-stream-large pg-sink-upsert mysql-stream-small mysql-stream-bulk mariadb-stream-small mysql-sink-upsert
-# latency mysql-latency idle, and on Kafka pg-kafka-stream mysql-kafka-stream kafka-pg-sink kafka-latency. All without a name.
+# Names: pg-stream-small pg-stream-large pg-snapshot pg-sink-upsert mysql-stream-small mysql-stream-bulk mysql-snapshot mariadb-stream-small
+# mysql-sink-upsert latency mysql-latency idle, and on Kafka pg-kafka-stream mysql-kafka-stream kafka-pg-sink kafka-latency. All without a name.
 # Reference and rowstream take turns on the same data; medians are printed, ratios first. Servers of its own are started for it and
 # removed after.
 set -euo pipefail

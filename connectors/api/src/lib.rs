@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`value`] and [`schema`] (what a row is), [`row`] and [`change`] (how rows travel from a source
 //! without being copied), [`offset`] (what "where we are" means), [`source`] and [`sink`] (the two traits to
-//! implement), [`config`] (the field table behind `validate`, `describe` and the docs), [`error`] (four questions,
+//! implement), [`snapshot`] (the engine that
+//! sources read what is there already with), [`config`] (the field table behind `validate`, `describe` and the docs), [`error`] (four questions,
 //! four answers).
 #![deny(missing_docs)]
 
@@ -15,6 +16,7 @@ pub mod offset;
 pub mod row;
 pub mod schema;
 pub mod sink;
+pub mod snapshot;
 pub mod source;
 pub mod table_sink;
 pub mod text;

@@ -3,12 +3,14 @@
 //! A position belongs to its server: it carries the server's uuid and the ids of all transactions that are done, and
 //! [`crate::setup::check_position`] compares them with what is there before anything is read.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
+use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    snapshot::Progress,
+    source_config::TableFilter,
     stream::position::{BinlogPosition, Partial, Position, Prepared},
     wire::gtid::{Domains, Gtid, GtidSet, GtidState, Tsid},
 };
@@ -34,9 +36,13 @@ pub struct StoredOffset {
     /// XA transactions that are prepared and not decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prepared: Vec<StoredPrepared>,
+    /// Which tables were captured when this was stored; a table that it leaves out is new to the connector. Absent in positions of
+    /// older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TableFilter>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotProgress>,
+    pub snapshot: Option<Progress>,
 }
 
 /// See [`Partial`].
@@ -62,25 +68,6 @@ pub struct StoredPrepared {
     pub file: String,
     /// Where it begins.
     pub pos: u64,
-}
-
-/// How far the snapshot is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// Database and name of each table that is not finished, in order; the first one is being read.
-    pub todo: Vec<(String, String)>,
-    /// Key of the last row that was delivered of the first table, as SQL literals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_key: Option<Vec<String>>,
-    /// Key of its last row when its first chunk was read: whatever was inserted behind it since is the stream's to tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_key: Option<Vec<String>>,
-    /// Whether any row was delivered.
-    #[serde(default)]
-    pub begun: bool,
-    /// Tables that were read at once, up to which position each: what the stream has of them before it was seen.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub seen: BTreeMap<String, (String, u64)>,
 }
 
 fn gtid_of(text: &str) -> Option<Gtid> {
@@ -157,6 +144,17 @@ impl StoredOffset {
         self.prepared = position.prepared.iter().map(stored).collect();
     }
 
+    /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
+    pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
+        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let any = !new.is_empty();
+        if any {
+            self.snapshot.get_or_insert_default().todo.extend(new);
+        }
+        any
+    }
+
     /// As the worker stores it.
     ///
     /// # Errors
@@ -222,6 +220,7 @@ mod tests {
                 file: "binlog.000006".into(),
                 pos: 4,
             }],
+            tables: None,
             snapshot: None,
         };
         for (flavour, gtids, gtid) in [

@@ -10,6 +10,7 @@ use mysql_async::Conn;
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
     SourceTask, TaskContext,
+    snapshot::{Settings, SnapshotRun},
 };
 use tokio::task::JoinSet;
 
@@ -17,14 +18,10 @@ use crate::{
     catalog::{self, Catalog},
     connection::{Flavour, Server},
     monitor,
-    offset::{SnapshotProgress, StoredOffset, partition},
+    offset::{StoredOffset, partition},
     preflight, setup,
-    snapshot::{
-        self, SnapshotRun, Stage,
-        chunk::{self, ReadChunk},
-        rows::SnapshotRows,
-    },
-    source_config::{SnapshotMode, SourceConfig, SourcePlan},
+    snapshot::{self, MySql, Progress, rows::SnapshotRows, table::is_chunkable},
+    source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
         batch::RawBatch,
         changes::{SourceNames, StreamChanges},
@@ -96,7 +93,7 @@ pub struct BinlogSourceTask {
     heard: bool,
     tables: TablePlans,
     names: Arc<SourceNames>,
-    snapshot: Option<SnapshotRun>,
+    snapshot: Option<SnapshotRun<MySql>>,
     /// Owns the monitor.
     _watching: JoinSet<()>,
 }
@@ -124,6 +121,11 @@ impl BinlogSourceTask {
             Some(stored) => stored,
             None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
         };
+        if let Some(known) = offset.tables.replace(plan.tables.clone())
+            && plan.snapshot.mode != SnapshotMode::Never
+        {
+            offset.take_in(captured.into_iter().filter(|(database, name)| !known.matches(database, name)));
+        }
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
         let stream = StreamPlan {
             connection: plan.connection.clone(),
@@ -152,13 +154,10 @@ impl BinlogSourceTask {
         let snapshot =
             offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
                 let delivered = (position.gtids, position.at);
-                SnapshotRun::new(
-                    plan.connection.clone(),
-                    plan.snapshot.chunk_rows,
-                    progress,
-                    delivered,
-                    &cx.gauges,
-                )
+                let SnapshotConfig { chunk_rows, readers, .. } = plan.snapshot;
+                let settings = Settings { chunk_rows, readers };
+                let database = MySql { plan: plan.connection.clone(), delivered };
+                SnapshotRun::new(database, settings, progress, &cx.gauges)
             });
         Ok(Self {
             plan,
@@ -181,12 +180,9 @@ impl BinlogSourceTask {
             return self.position_only();
         }
         loop {
-            self.choose_chunk().await?;
-            if let Some(batch) = self.deliver_held()? {
+            self.describe_tables().await?;
+            if let Some(batch) = self.deliver_snapshot()? {
                 return Ok(batch);
-            }
-            if self.snapshot.as_ref().is_some_and(|run| matches!(run.stage, Stage::Idle)) {
-                continue;
             }
             let hold = self.snapshot.as_ref().is_some_and(SnapshotRun::holds_stream);
             if !hold && self.pending.is_some() {
@@ -199,11 +195,7 @@ impl BinlogSourceTask {
                 }
             };
             tokio::select! {
-                piece = work => {
-                    if let Some(piece) = piece? {
-                        return self.deliver_rows(piece);
-                    }
-                }
+                done = work => done?,
                 raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
             }
         }
@@ -214,83 +206,54 @@ impl BinlogSourceTask {
         let used = self.pending.as_ref().map(|raw| raw.rows.tables.clone()).unwrap_or_default();
         let mut tables = Vec::with_capacity(used.len());
         for table in &used {
+            let is_new = !self.tables.knows(table);
             tables.push(self.tables.plan_of(table, &self.plan).await?);
+            if let Some(run) = self.snapshot.as_mut().filter(|_| is_new) {
+                run.shape_changed((&table.shape.database, &table.shape.table));
+            }
         }
         let Some(raw) = self.pending.take() else { return self.position_only() };
         self.yielded(raw, tables)
     }
 
-    /// Starts the snapshot's next read when it has nothing to do, or ends the snapshot.
-    async fn choose_chunk(&mut self) -> Result<(), ConnectorError> {
-        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot)
-            && matches!(run.stage, Stage::Idle)
-        {
-            let Some((database, table)) = progress.todo.first() else {
+    /// Tells the snapshot how its tables look, or ends it.
+    async fn describe_tables(&mut self) -> Result<(), ConnectorError> {
+        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
+            if run.is_finished(progress) {
                 self.snapshot = None;
                 self.reader.control.want(None);
-                self.cx.gauges.set("snapshot_running", 0.0);
                 return Ok(());
-            };
-            match self.tables.request(database, table, progress, &self.plan).await? {
-                None => {
-                    tracing::warn!(database, table, "the table of the snapshot is gone");
-                    snapshot::finish_table(progress, &self.cx.gauges);
-                }
-                Some(request) if !chunk::is_chunkable(&request.plan) => {
-                    run.read_whole(request.plan, request.select)
-                }
-                Some(request) => run.read_chunk(request),
             }
+            let Some((database, table)) = run.wants(progress) else { return Ok(()) };
+            let described = self.tables.for_snapshot(&database, &table, &self.plan).await?;
+            if described.is_none() {
+                tracing::warn!(database, table, "the table of the snapshot is gone");
+            }
+            run.describe(progress, described);
         }
         Ok(())
     }
 
-    /// Yields the held chunk once the stream is far enough.
-    fn deliver_held(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
-        let Some(run) = &mut self.snapshot else { return Ok(None) };
-        let here = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
-        match run.waits_for() {
-            Some(high) if self.heard && here >= *high => {
-                self.reader.control.want(None);
-                match run.release()? {
-                    Some(chunk) => self.deliver_rows(chunk).map(Some),
-                    None => Ok(None),
-                }
-            }
-            Some(high) => {
-                self.reader.control.want(Some(high));
-                Ok(None)
-            }
-            None => Ok(None),
-        }
-    }
-
-    fn deliver_rows(&mut self, chunk: ReadChunk) -> Result<SourceBatch, ConnectorError> {
-        let progress = self.offset.snapshot.get_or_insert_default();
-        let begins_snapshot = !progress.begun;
-        let ends_snapshot = progress.todo.len() == 1;
-        snapshot::advance(progress, &chunk, &self.cx.gauges);
-        if let Some(run) = &self.snapshot {
-            snapshot::look_behind_the_end(progress, &run.touched);
-        }
-        if self.heard {
-            // On a server where nothing else happens no batch comes to do this.
-            snapshot::forget_seen(progress, &BinlogPosition::new(self.offset.file.as_str(), self.offset.pos));
-        }
-        if progress.todo.is_empty() && progress.seen.is_empty() {
-            self.offset.snapshot = None;
-            self.snapshot = None;
-            self.cx.gauges.set("snapshot_running", 0.0);
-        }
-        let rows = SnapshotRows {
-            chunk,
-            names: Arc::clone(&self.names),
-            at: BinlogPosition::new(self.offset.file.as_str(), self.offset.pos),
-            read_at_us: now_us(),
-            begins_snapshot,
-            ends_snapshot,
+    /// Yields rows of the snapshot once the stream is far enough.
+    fn deliver_snapshot(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
+        let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) else {
+            return Ok(None);
         };
-        Ok(SourceBatch { changes: Box::new(rows), ..self.position_only()? })
+        let at = BinlogPosition::new(self.offset.file.as_str(), self.offset.pos);
+        let here = self.heard.then_some(&at);
+        let delivered = run.deliver(here, progress)?;
+        self.reader.control.want(run.waits_for());
+        let Some(delivered) = delivered else { return Ok(None) };
+        if let Some(here) = here {
+            // On a server where nothing else happens no batch comes to do this.
+            snapshot::forget_seen(progress, here);
+        }
+        if progress.is_done() {
+            (self.offset.snapshot, self.snapshot) = (None, None);
+        }
+        let names = Arc::clone(&self.names);
+        let rows = SnapshotRows { delivered, names, at, read_at_us: now_us() };
+        Ok(Some(SourceBatch { changes: Box::new(rows), ..self.position_only()? }))
     }
 
     fn yielded(
@@ -299,33 +262,34 @@ impl BinlogSourceTask {
         tables: Vec<Option<Arc<TablePlan>>>,
     ) -> Result<SourceBatch, ConnectorError> {
         if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
-            run.touched.record(&raw, &tables, &progress.todo)?;
-            snapshot::look_behind_the_end(progress, &run.touched);
+            snapshot::tell(run, progress, &raw, &tables)?;
         }
-        let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
         let unread = |plan: &TablePlan| {
-            todo.iter().any(|(database, name)| *database == plan.shape.database && *name == plan.shape.table)
+            let progress = self.offset.snapshot.as_ref();
+            progress.is_some_and(|p| p.is_unread((&plan.shape.database, &plan.shape.table)))
         };
-        let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
+        let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.offset.set_position(&raw.position);
         self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
             snapshot::forget_seen(progress, &raw.position.at);
-            if progress.todo.is_empty() && progress.seen.is_empty() {
+            if progress.is_done() {
                 self.offset.snapshot = None;
             }
         }
         let mut entries = raw.rows.entries;
-        if let Some(progress) = seen {
+        if seen.is_some() || unread.contains(&true) {
             entries.retain(|entry| {
                 let info = raw.rows.events.get(entry.event as usize);
-                let table = info.and_then(|info| tables.get(info.table as usize)).and_then(Option::as_deref);
+                let place = info.map(|info| info.table as usize);
+                let table = place.and_then(|place| tables.get(place)).and_then(Option::as_deref);
                 let transaction = info.and_then(|info| raw.transactions.get(info.transaction as usize));
-                match (table, transaction) {
-                    (Some(table), Some(of)) => !snapshot::was_seen(&progress, table, &of.begins),
-                    _ => true,
-                }
+                let (Some(place), Some(table), Some(of)) = (place, table, transaction) else { return true };
+                // The one snapshot that a table without a usable key is read under will see this, or saw it.
+                let will_be_seen = unread.get(place) == Some(&true) && !is_chunkable(table);
+                let was_seen = seen.as_ref().is_some_and(|p| snapshot::was_seen(p, table, &of.begins));
+                !will_be_seen && !was_seen
             });
         }
         if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
@@ -379,9 +343,7 @@ async fn first_offset(
     let position = setup::first_position(conn, server).await?;
     let snapshot = match plan.snapshot.mode {
         SnapshotMode::Never => None,
-        SnapshotMode::Initial | SnapshotMode::InitialOnly => {
-            Some(SnapshotProgress { todo: captured.to_vec(), ..SnapshotProgress::default() })
-        }
+        SnapshotMode::Initial | SnapshotMode::InitialOnly => Some(Progress::of(captured.to_vec())),
     };
     let mut offset = StoredOffset {
         flavour: flavour_name(server.flavour),
@@ -391,6 +353,7 @@ async fn first_offset(
         gtids: None,
         partial: None,
         prepared: Vec::new(),
+        tables: None,
         snapshot,
     };
     offset.set_position(&position);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan, Flavour},
@@ -87,11 +87,13 @@ pub struct SnapshotConfig {
     pub mode: SnapshotMode,
     /// Rows of a chunk.
     pub chunk_rows: u32,
+    /// Connections that read at the same time.
+    pub readers: usize,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { mode: SnapshotMode::default(), chunk_rows: 20_000 }
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2 }
     }
 }
 
@@ -118,7 +120,7 @@ fn retention_min() -> Duration {
     Duration::from_secs(24 * 3600)
 }
 
-const OWN_FIELDS: [FieldDoc; 13] = [
+const OWN_FIELDS: [FieldDoc; 14] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -154,8 +156,8 @@ const OWN_FIELDS: [FieldDoc; 13] = [
         "snapshot.mode",
         FieldKind::Choice(&["initial", "initial_only", "never"]),
         Some("initial"),
-        "`initial`: deliver the rows that are there already, once, while streaming what changes. `initial_only`: stop \
-         delivering after that. `never`: only changes.",
+        "`initial`: deliver the rows that are there already, once, while streaming what changes; of a table that \
+         comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
         "never",
     ),
     FieldDoc::optional(
@@ -164,6 +166,14 @@ const OWN_FIELDS: [FieldDoc; 13] = [
         Some("20000"),
         "Rows read in one short transaction; a restart goes on after the last delivered chunk.",
         "20000",
+    ),
+    FieldDoc::optional(
+        "snapshot.readers",
+        FieldKind::Integer { min: 1, max: 16 },
+        Some("2"),
+        "Connections that read chunks of a table at the same time, each with one chunk of about 4 MiB in memory; chunks are delivered in \
+         the key's order all the same. More of them load the server more.",
+        "4",
     ),
     FieldDoc::optional(
         "types.zero_dates",
@@ -295,6 +305,9 @@ impl SourceConfig {
         if self.snapshot.chunk_rows == 0 {
             errors.push("snapshot.chunk_rows", "must be at least 1");
         }
+        if !(1..=16).contains(&self.snapshot.readers) {
+            errors.push("snapshot.readers", "must be 1 to 16");
+        }
         if self.heartbeat_interval.is_zero() {
             errors.push("heartbeat_interval", "must be more than 0");
         }
@@ -339,9 +352,10 @@ pub fn sanitise_topic(name: &str) -> String {
 const SYSTEM: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
 
 /// Which tables are captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFilter {
     include: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
 }
 

@@ -9,8 +9,7 @@ use crate::{
     catalog::{self, Catalog},
     columns,
     connection::Server,
-    offset::SnapshotProgress,
-    snapshot::chunk::{self, ChunkRequest},
+    snapshot::table::SnapshotTable,
     source_config::{RowMetadata, SourcePlan},
     stream::{batch::StreamTable, reader::StreamPlan},
     table::{self, TablePlan},
@@ -74,27 +73,27 @@ impl TablePlans {
         Ok(Some(made))
     }
 
-    /// What to read next of a table in the snapshot; `None` when it is gone.
+    /// How a table is read by the snapshot; `None` when it is gone.
     ///
     /// # Errors
     /// As [`Self::plan_of`].
-    pub async fn request(
+    pub async fn for_snapshot(
         &mut self,
         database: &str,
         table: &str,
-        progress: &SnapshotProgress,
         plan: &SourcePlan,
-    ) -> Result<Option<ChunkRequest>, ConnectorError> {
+    ) -> Result<Option<SnapshotTable>, ConnectorError> {
         let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
-        let of = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
-        let rows = chunk::select_from(&of);
-        let (select, last_row) = if chunk::is_chunkable(&of) {
-            (chunk::in_key_order(&rows, &of, progress), Some(chunk::last_row(&rows, &of)))
-        } else {
-            (rows, None)
-        };
-        let first = progress.last_key.is_none();
-        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first, last_row: last_row.filter(|_| first) }))
+        let plan = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
+        Ok(Some(SnapshotTable { plan }))
+    }
+
+    /// Whether it was asked about this shape last.
+    #[must_use]
+    pub fn knows(&self, table: &StreamTable) -> bool {
+        let name = (table.shape.database.clone(), table.shape.table.clone());
+        let known = self.by_name.get(&name);
+        known.is_some_and(|known| known.is_of(table) || table.shape.columns.is_empty())
     }
 
     /// Asks the catalog about a table, over a connection that is made anew when it was lost.

@@ -6,12 +6,16 @@
 //!
 //! [`resume`]: check_slot
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr};
 
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition};
+use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
 use serde::{Deserialize, Serialize};
 
-use crate::stream::assemble::{Partial, Position};
+use crate::{
+    snapshot::Progress,
+    source_config::TableFilter,
+    stream::assemble::{Partial, Position, Transaction},
+};
 
 /// A place in the WAL, printed as PostgreSQL prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,9 +54,24 @@ pub struct StoredOffset {
     /// What is done of the transaction after `lsn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<StoredPartial>,
+    /// The newest transaction that was delivered while the snapshot is under way: a later run waits until it is visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_xid: Option<u32>,
+    /// Tables came in while the stream was under way, and are not read yet.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_joined: bool,
+    /// Which tables were captured when this was stored; a table that it leaves out is new to the connector. Absent in positions of
+    /// older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TableFilter>,
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotProgress>,
+    pub snapshot: Option<Progress>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// See [`Partial`].
@@ -62,22 +81,6 @@ pub struct StoredPartial {
     pub final_lsn: u64,
     /// Messages done.
     pub ordinal: u64,
-}
-
-/// How far the snapshot is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotProgress {
-    /// `schema.table` of each table that is not finished, in order; the first one is being read.
-    pub todo: Vec<(String, String)>,
-    /// Key of the last row that was delivered of the first table, as text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_key: Option<Vec<String>>,
-    /// Whether any row was delivered.
-    #[serde(default)]
-    pub begun: bool,
-    /// Tables without a key that were read under one snapshot each, whose changes that it saw are still to come.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub seen: BTreeMap<String, SeenBy>,
 }
 
 /// The snapshot that a table without a key was read under.
@@ -97,10 +100,32 @@ impl StoredOffset {
         Position { lsn: self.lsn, partial }
     }
 
+    /// Remembers the newest of these transactions as long as there is a snapshot.
+    pub fn note_newest(&mut self, transactions: &[Transaction]) {
+        if self.snapshot.is_none() {
+            self.newest_xid = None;
+            return;
+        }
+        // Ids go round; these are near each other.
+        let newer = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
+        self.newest_xid = transactions.iter().map(|t| t.xid).chain(self.newest_xid).reduce(newer);
+    }
+
     /// Replaces the stream's part.
     pub fn set_position(&mut self, position: Position) {
         self.lsn = position.lsn;
         self.partial = position.partial.map(|p| StoredPartial { final_lsn: p.final_lsn, ordinal: p.ordinal });
+    }
+
+    /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
+    pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
+        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let any = !new.is_empty();
+        if any {
+            self.snapshot.get_or_insert_default().todo.extend(new);
+        }
+        any
     }
 
     /// As the worker stores it.
@@ -282,6 +307,9 @@ mod tests {
             system_id: "1".into(),
             timeline: 2,
             partial: Some(StoredPartial { final_lsn: 120, ordinal: 3 }),
+            newest_xid: None,
+            has_joined: false,
+            tables: None,
             snapshot: None,
         }
     }

@@ -149,6 +149,26 @@ pub fn publication_sql(name: &str, found: Option<&Publication>, tables: &[Captur
     }
 }
 
+/// The captured tables whose changes the publication does not carry yet, by id; none where an administrator keeps it.
+///
+/// # Errors
+/// The server's.
+pub async fn unpublished(
+    client: &Client,
+    plan: &SourcePlan,
+    tables: &[CapturedTable],
+) -> Result<Vec<u32>, ConnectorError> {
+    let found = publication(client, &plan.publication).await?;
+    let missing = |table: &&CapturedTable| match &found {
+        Some(publication) => !publication.all_tables && !publication.tables.contains(&table.oid),
+        None => true,
+    };
+    Ok(match plan.publication_mode {
+        PublicationMode::Filtered => tables.iter().filter(missing).map(|table| table.oid).collect(),
+        PublicationMode::Disabled => Vec::new(),
+    })
+}
+
 /// Creates or alters the publication, unless an administrator keeps it.
 ///
 /// # Errors

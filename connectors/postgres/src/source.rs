@@ -10,6 +10,7 @@ use std::{
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
     SourceTask, TaskContext,
+    snapshot::{Delivered, Settings, SnapshotRun, TableName},
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -18,16 +19,16 @@ use crate::{
     catalog::{self, CapturedTable},
     connection::Connection,
     monitor,
-    offset::{SnapshotProgress, StoredOffset, SystemState, check_slot, partition},
+    offset::{StoredOffset, SystemState, check_slot, partition},
     preflight,
     replication::{Purpose, RawConnection},
     setup,
     snapshot::{
-        self, SnapshotRun, Stage,
-        chunk::{self, ChunkRequest, ReadChunk},
-        rows::SnapshotRows,
+        self, Postgres, Progress,
+        rows::{ReadRows, SnapshotRows},
+        table::SnapshotTable,
     },
-    source_config::{SnapshotMode, SourceConfig, SourcePlan},
+    source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
         assemble::RawBatch,
         changes::{SourceNames, StreamChanges},
@@ -91,7 +92,9 @@ pub struct PostgresSourceTask {
     pending: Option<RawBatch>,
     tables: TablePlans,
     names: Arc<SourceNames>,
-    snapshot: Option<SnapshotRun>,
+    snapshot: Option<SnapshotRun<Postgres>>,
+    /// Tables to publish once it is stored that the snapshot must read them: what happens to them from then on is in the stream.
+    publish: Option<Vec<CapturedTable>>,
     /// Owns the monitor.
     _watching: JoinSet<()>,
 }
@@ -111,9 +114,15 @@ impl PostgresSourceTask {
         if let Some(stored) = &stored {
             check_slot(stored, slot.as_ref(), &system)?;
         }
-        setup::ensure_publication(&sql.client, &plan, &captured).await?;
-        let announce = stored.is_none();
-        let offset = match stored {
+        let mut announce = stored.is_none();
+        let unpublished = match &stored {
+            Some(_) => setup::unpublished(&sql.client, &plan, &captured).await?,
+            None => {
+                setup::ensure_publication(&sql.client, &plan, &captured).await?;
+                Vec::new()
+            }
+        };
+        let mut offset = match stored {
             Some(stored) => StoredOffset { timeline: system.timeline, ..stored },
             None => {
                 let lsn = match slot {
@@ -124,6 +133,23 @@ impl PostgresSourceTask {
             }
         };
         drop(control);
+        let known = offset.tables.replace(plan.tables.clone());
+        let is_new = |table: &&CapturedTable| {
+            let (schema, name) = (table.name.schema.bare(), table.name.table.bare());
+            unpublished.contains(&table.oid)
+                || known.as_ref().is_some_and(|known| !known.matches(schema, name))
+        };
+        let mut publish = None;
+        if !announce && plan.snapshot.mode != SnapshotMode::Never {
+            let new: Vec<&CapturedTable> = captured.iter().filter(is_new).collect();
+            if offset.take_in(new.into_iter().map(name_of)) {
+                (announce, offset.has_joined) = (true, true);
+                publish = Some(captured.clone());
+            }
+        }
+        if publish.is_none() && !announce {
+            setup::ensure_publication(&sql.client, &plan, &captured).await?;
+        }
         let reader = Reader::start(StreamPlan {
             connection: plan.connection.clone(),
             slot: plan.slot.clone(),
@@ -142,11 +168,7 @@ impl PostgresSourceTask {
             database: plan.connection.config.database.clone(),
         });
         let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
-        let snapshot =
-            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
-                SnapshotRun::new(plan.connection.clone(), plan.snapshot.chunk_rows, progress, &cx.gauges)
-            });
-        Ok(Self {
+        let mut task = Self {
             plan,
             cx,
             reader,
@@ -155,9 +177,31 @@ impl PostgresSourceTask {
             pending: None,
             tables,
             names,
-            snapshot,
+            publish: None,
+            snapshot: None,
             _watching: watching,
-        })
+        };
+        match publish {
+            Some(tables) => task.publish = Some(tables),
+            None => task.begin_snapshot(),
+        }
+        Ok(task)
+    }
+
+    /// Goes on with the snapshot, if there is one.
+    fn begin_snapshot(&mut self) {
+        let Some(progress) = self.offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty())
+        else {
+            return;
+        };
+        let SnapshotConfig { chunk_rows, readers, .. } = self.plan.snapshot;
+        let database = Postgres {
+            plan: self.plan.connection.clone(),
+            delivered: self.offset.newest_xid,
+            has_joined: self.offset.has_joined,
+        };
+        let settings = Settings { chunk_rows, readers };
+        self.snapshot = Some(SnapshotRun::new(database, settings, progress, &self.cx.gauges));
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
@@ -166,12 +210,9 @@ impl PostgresSourceTask {
             return self.position_only();
         }
         loop {
-            self.choose_chunk().await?;
-            if let Some(batch) = self.deliver_held()? {
+            self.describe_tables().await?;
+            if let Some(batch) = self.deliver_snapshot()? {
                 return Ok(batch);
-            }
-            if self.snapshot.as_ref().is_some_and(|run| matches!(run.stage, Stage::Idle)) {
-                continue;
             }
             let hold = self.snapshot.as_ref().is_some_and(SnapshotRun::holds_stream);
             if !hold && self.pending.is_some() {
@@ -184,11 +225,7 @@ impl PostgresSourceTask {
                 }
             };
             tokio::select! {
-                piece = work => {
-                    if let Some(piece) = piece? {
-                        return self.deliver_rows(piece);
-                    }
-                }
+                done = work => done?,
                 raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
             }
         }
@@ -199,7 +236,11 @@ impl PostgresSourceTask {
         let relations = self.pending.as_ref().map(|raw| raw.relations.clone()).unwrap_or_default();
         let mut tables = Vec::with_capacity(relations.len());
         for relation in &relations {
+            let is_new = !self.tables.knows(relation);
             tables.push(self.tables.plan_of(relation, &self.plan).await?);
+            if let Some(run) = self.snapshot.as_mut().filter(|_| is_new) {
+                run.shape_changed((&relation.namespace, &relation.name));
+            }
         }
         let mut gone = BTreeSet::new();
         if let Some(raw) = self.pending.as_mut().filter(|raw| rekey::may_lack(raw)) {
@@ -209,64 +250,50 @@ impl PostgresSourceTask {
         self.yielded(raw, tables, gone)
     }
 
-    /// Starts the snapshot's next read when it has nothing to do, or ends the snapshot.
-    async fn choose_chunk(&mut self) -> Result<(), ConnectorError> {
-        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot)
-            && matches!(run.stage, Stage::Idle)
-        {
-            let Some((schema, table)) = progress.todo.first() else {
+    /// Tells the snapshot how its tables look, or ends it.
+    async fn describe_tables(&mut self) -> Result<(), ConnectorError> {
+        while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
+            if run.is_finished(progress) {
                 self.snapshot = None;
-                self.cx.gauges.set("snapshot_running", 0.0);
                 return Ok(());
-            };
-            match self.tables.request(schema, table, progress.last_key.as_deref(), &self.plan).await? {
-                None => {
-                    tracing::warn!(schema, table, "the table of the snapshot is gone, or no longer captured");
-                    snapshot::finish_table(progress, &self.cx.gauges);
-                }
-                Some(request) if request.plan.schema.key.is_none() => {
-                    run.read_exclusively(request.plan, request.select);
-                }
-                Some(request) => run.read_chunk(request),
             }
+            let Some((schema, table)) = run.wants(progress) else { return Ok(()) };
+            let described = self.tables.for_snapshot(&schema, &table, &self.plan).await?;
+            if described.is_none() {
+                tracing::warn!(schema, table, "the table of the snapshot is gone, or no longer captured");
+            }
+            run.describe(progress, described);
         }
         Ok(())
     }
 
-    /// Yields the held chunk once the stream is far enough.
-    fn deliver_held(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
-        let Some(run) = &mut self.snapshot else { return Ok(None) };
-        match run.waits_for() {
-            Some(high) if self.offset.lsn >= high => match run.release() {
-                Some(chunk) => self.deliver_rows(chunk).map(Some),
-                None => Ok(None),
-            },
-            Some(high) => {
-                self.reader.control.want(high);
-                Ok(None)
+    /// Yields rows of the snapshot once the stream is far enough.
+    fn deliver_snapshot(&mut self) -> Result<Option<SourceBatch>, ConnectorError> {
+        let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) else {
+            return Ok(None);
+        };
+        let Some(delivered) = run.deliver(Some(&self.offset.lsn), progress)? else {
+            if let Some(high) = run.waits_for() {
+                self.reader.control.want(*high);
             }
-            None => Ok(None),
+            return Ok(None);
+        };
+        if progress.todo.is_empty() {
+            self.offset.has_joined = false;
         }
+        if progress.is_done() {
+            (self.offset.snapshot, self.snapshot) = (None, None);
+        }
+        self.snapshot_batch(delivered).map(Some)
     }
 
-    fn deliver_rows(&mut self, chunk: ReadChunk) -> Result<SourceBatch, ConnectorError> {
-        let progress = self.offset.snapshot.get_or_insert_default();
-        let begins_snapshot = !progress.begun;
-        let ends_snapshot = progress.todo.len() == 1;
-        snapshot::advance(progress, &chunk, &self.cx.gauges);
-        if progress.todo.is_empty() && progress.seen.is_empty() {
-            self.offset.snapshot = None;
-            self.snapshot = None;
-            self.cx.gauges.set("snapshot_running", 0.0);
-        }
+    fn snapshot_batch(&self, delivered: Delivered<ReadRows>) -> Result<SourceBatch, ConnectorError> {
         let read_at_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
         let rows = SnapshotRows {
-            chunk,
+            delivered,
             names: Arc::clone(&self.names),
             lsn: self.offset.lsn,
             read_at_us: i64::try_from(read_at_us).unwrap_or(i64::MAX),
-            begins_snapshot,
-            ends_snapshot,
         };
         Ok(SourceBatch { changes: Box::new(rows), ..self.position_only()? })
     }
@@ -274,9 +301,10 @@ impl PostgresSourceTask {
     /// The stream's part of the offset moves; so does what depends on it.
     fn advance(&mut self, raw: &RawBatch) {
         self.offset.set_position(raw.position);
+        self.offset.note_newest(&raw.transactions);
         if let Some(progress) = &mut self.offset.snapshot {
             progress.seen.retain(|_, seen| seen.until > raw.position.lsn);
-            if progress.todo.is_empty() && progress.seen.is_empty() {
+            if progress.is_done() {
                 self.offset.snapshot = None;
             }
         }
@@ -288,26 +316,30 @@ impl PostgresSourceTask {
         tables: Vec<Option<Arc<TablePlan>>>,
         gone: BTreeSet<u32>,
     ) -> Result<SourceBatch, ConnectorError> {
-        if let (Some(run), Some(progress)) = (&mut self.snapshot, &self.offset.snapshot) {
-            run.touched.record(&raw, &tables, &progress.todo)?;
+        if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
+            snapshot::tell(run, progress, &raw, &tables)?;
         }
-        let todo = self.offset.snapshot.as_ref().map(|progress| progress.todo.as_slice()).unwrap_or_default();
         let unread = |plan: &TablePlan| {
-            todo.iter()
-                .any(|(schema, name)| *schema == plan.relation.namespace && *name == plan.relation.name)
+            let progress = self.offset.snapshot.as_ref();
+            progress.is_some_and(|p| p.is_unread((&plan.relation.namespace, &plan.relation.name)))
         };
-        let unread = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
+        let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.advance(&raw);
         let mut entries = raw.entries;
-        if tables.iter().any(Option::is_none) || seen.is_some() {
+        if tables.iter().any(Option::is_none) || seen.is_some() || unread.contains(&true) {
             entries.retain(|e| {
                 let table = tables.get(e.relation as usize).and_then(Option::as_deref);
+                let Some(table) = table else { return false };
+                // The one snapshot that a table without a key is read under will see this, or saw it.
+                let will_be_seen =
+                    table.schema.key.is_none() && unread.get(e.relation as usize) == Some(&true);
                 let xid = raw.transactions.get(e.transaction as usize).map(|t| t.xid);
-                match (table, xid, &seen) {
-                    (Some(table), Some(xid), Some(progress)) => !snapshot::was_seen(progress, table, xid),
-                    (table, _, _) => table.is_some(),
-                }
+                let was_seen = match (xid, &seen) {
+                    (Some(xid), Some(progress)) => snapshot::was_seen(progress, table, xid),
+                    _ => false,
+                };
+                !will_be_seen && !was_seen
             });
         }
         if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
@@ -338,19 +370,20 @@ impl PostgresSourceTask {
     }
 }
 
+fn name_of(table: &CapturedTable) -> TableName {
+    (table.name.schema.bare().to_owned(), table.name.table.bare().to_owned())
+}
+
 fn first_offset(
     plan: &SourcePlan,
     system: &SystemState,
     lsn: u64,
     captured: &[CapturedTable],
 ) -> StoredOffset {
-    let todo = || {
-        captured.iter().map(|t| (t.name.schema.bare().to_owned(), t.name.table.bare().to_owned())).collect()
-    };
     let snapshot = match plan.snapshot.mode {
         SnapshotMode::Never => None,
         SnapshotMode::Initial | SnapshotMode::InitialOnly => {
-            Some(SnapshotProgress { todo: todo(), ..SnapshotProgress::default() })
+            Some(Progress::of(captured.iter().map(name_of).collect()))
         }
     };
     StoredOffset {
@@ -359,6 +392,9 @@ fn first_offset(
         system_id: system.id.clone(),
         timeline: system.timeline,
         partial: None,
+        newest_xid: None,
+        has_joined: false,
+        tables: None,
         snapshot,
     }
 }
@@ -374,6 +410,11 @@ impl SourceTask for PostgresSourceTask {
             self.reader.control.flushed(lsn);
             #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
             self.cx.gauges.set("durable_lsn", lsn as f64);
+        }
+        if let Some(tables) = self.publish.clone() {
+            setup::ensure_publication(self.tables.client(&self.plan).await?, &self.plan, &tables).await?;
+            self.publish = None;
+            self.begin_snapshot();
         }
         Ok(())
     }
@@ -391,6 +432,11 @@ pub struct TablePlans {
 }
 
 impl TablePlans {
+    /// Whether it was asked about this shape last.
+    fn knows(&self, relation: &Relation) -> bool {
+        self.by_oid.get(&relation.oid).is_some_and(|known| *known.relation == *relation)
+    }
+
     /// The plan of a shape; `None` for a table that is not captured. Asks the catalog when the shape is new.
     ///
     /// # Errors
@@ -400,9 +446,7 @@ impl TablePlans {
         relation: &Arc<Relation>,
         plan: &SourcePlan,
     ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
-        if let Some(known) = self.by_oid.get(&relation.oid)
-            && known.relation == *relation
-        {
+        if let Some(known) = self.by_oid.get(&relation.oid).filter(|known| known.relation == *relation) {
             return Ok(Some(Arc::clone(known)));
         }
         if !plan.tables.matches(&relation.namespace, &relation.name) {
@@ -428,14 +472,13 @@ impl TablePlans {
         Ok(&self.sql.insert(connection).client)
     }
 
-    /// What to read next of a table in the snapshot; `None` when it is gone.
-    async fn request(
+    /// How a table is read by the snapshot; `None` when it is gone.
+    async fn for_snapshot(
         &mut self,
         schema: &str,
         table: &str,
-        last_key: Option<&[String]>,
         plan: &SourcePlan,
-    ) -> Result<Option<ChunkRequest>, ConnectorError> {
+    ) -> Result<Option<SnapshotTable>, ConnectorError> {
         let client = self.client(plan).await?;
         let captured = catalog::captured_tables(client, &plan.tables).await?;
         let found = captured.iter().find(|t| t.name.schema.bare() == schema && t.name.table.bare() == table);
@@ -446,22 +489,11 @@ impl TablePlans {
             described.columns.retain(|column| names.contains(&column.name));
         }
         let relation = Arc::new(catalog::relation_of(captured, &described));
-        let Some(of) = self.plan_of(&relation, plan).await? else { return Ok(None) };
-        let only = if captured.partitioned { "" } else { "ONLY" };
-        let select = chunk::select_from(&of, only, published.filter.as_deref());
-        let select = if of.schema.key.is_some() {
-            let oids: Vec<u32> = of
-                .schema
-                .key_columns
-                .iter()
-                .filter_map(|i| relation.columns.get(*i))
-                .map(|column| column.type_oid)
-                .collect();
-            let types = catalog::type_names(self.client(plan).await?, &oids).await?;
-            chunk::in_key_order(&select, &of, &types, last_key)
-        } else {
-            select
-        };
-        Ok(Some(ChunkRequest { plan: of, select, rows: 0, first: last_key.is_none() }))
+        let of = Arc::new(table::build(&relation, &described, &plan.topic_prefix));
+        let key = of.schema.key_columns.iter().filter_map(|i| relation.columns.get(*i));
+        let types: Vec<u32> = key.map(|column| column.type_oid).collect();
+        let key_types = catalog::type_names(client, &types).await?;
+        let (partitioned, filter) = (captured.partitioned, published.filter);
+        Ok(Some(SnapshotTable { plan: of, partitioned, filter, key_types }))
     }
 }

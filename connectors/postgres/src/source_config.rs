@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan};
 
@@ -84,11 +84,13 @@ pub struct SnapshotConfig {
     pub mode: SnapshotMode,
     /// Rows of a chunk.
     pub chunk_rows: u32,
+    /// Connections that read at the same time.
+    pub readers: usize,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { mode: SnapshotMode::default(), chunk_rows: 20_000 }
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2 }
     }
 }
 
@@ -105,7 +107,7 @@ fn slot_creation_timeout() -> Duration {
     Duration::from_secs(90)
 }
 
-const OWN_FIELDS: [FieldDoc; 12] = [
+const OWN_FIELDS: [FieldDoc; 13] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -163,8 +165,8 @@ const OWN_FIELDS: [FieldDoc; 12] = [
         kind: FieldKind::Choice(&["initial", "initial_only", "never"]),
         required: false,
         default: Some("initial"),
-        doc: "`initial`: deliver the rows that are there already, once, while streaming what changes. `initial_only`: \
-              stop delivering after that. `never`: only changes.",
+        doc: "`initial`: deliver the rows that are there already, once, while streaming what changes; of a \
+              table that comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
         example: "never",
     },
     FieldDoc {
@@ -174,6 +176,15 @@ const OWN_FIELDS: [FieldDoc; 12] = [
         default: Some("20000"),
         doc: "Rows read in one short transaction; a restart goes on after the last delivered chunk.",
         example: "20000",
+    },
+    FieldDoc {
+        path: "snapshot.readers",
+        kind: FieldKind::Integer { min: 1, max: 16 },
+        required: false,
+        default: Some("2"),
+        doc: "Connections that read chunks of a table at the same time, each with one chunk of at most 4 MiB in memory; \
+              chunks are delivered in the key's order all the same. More of them load the server more.",
+        example: "4",
     },
     FieldDoc {
         path: "batch_bytes",
@@ -284,6 +295,9 @@ impl SourceConfig {
         if self.snapshot.chunk_rows == 0 {
             errors.push("snapshot.chunk_rows", "must be at least 1");
         }
+        if !(1..=16).contains(&self.snapshot.readers) {
+            errors.push("snapshot.readers", "must be 1 to 16");
+        }
         if self.status_interval.is_zero() {
             errors.push("status_interval", "must be more than 0");
         }
@@ -320,9 +334,10 @@ fn sanitise_slot(name: &str) -> String {
 }
 
 /// Which tables are captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFilter {
     include: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     exclude: Vec<String>,
 }
 

@@ -184,12 +184,12 @@ async fn nothing_is_lost_doubled_or_stale_under_load_and_kills() {
     let db = Database::new().await;
     db.run(WRITE_LOAD).await;
     let mut kills = 0;
-    for round in 0..4u64 {
+    for (round, readers) in (0..4u64).zip([1, 2, 4, 16]) {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(round * 1_000_000)));
         let plan = db.plan(json!({
             "slot_name": format!("{}_{round}", db.name),
             "tables": { "include": ["public.t_a", "public.t_b"] },
-            "snapshot": { "mode": "initial", "chunk_rows": 97 },
+            "snapshot": { "mode": "initial", "chunk_rows": 97, "readers": readers },
             "batch_bytes": "8KiB"
         }));
         let writers = write(&db, round + 1, &["t_a", "t_b"], Arc::clone(&stop), Arc::clone(&done)).await;
@@ -349,6 +349,64 @@ async fn an_unchanged_toast_value_is_not_lost_when_its_row_changes_meanwhile() {
         assert_eq!(state[row.get::<_, &str>(0)].0, row.get::<_, String>(1));
     }
     assert!(updates.load(Ordering::SeqCst) > 10);
+    drain.task = None;
+    db.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_comes_later_is_read_by_itself_while_the_others_stream() {
+    let db = Database::new().await;
+    db.run(
+        "CREATE TABLE a (id int PRIMARY KEY, v int); INSERT INTO a SELECT g, 0 FROM generate_series(1, 50) g;
+         CREATE TABLE b (id int PRIMARY KEY, v int); INSERT INTO b SELECT g, 0 FROM generate_series(1, 500) g;
+         ANALYZE a; ANALYZE b",
+    )
+    .await;
+    let plan = |tables: &str| {
+        db.plan(json!({
+            "tables": { "include": [tables] }, "snapshot": { "mode": "initial", "chunk_rows": 20 }
+        }))
+    };
+    let mut drain = Drain::start(plan("public.a")).await;
+    while !snapshot_done(&drain) {
+        drain.step().await.unwrap();
+    }
+    // It writes before the table is published, so the stream will not tell of it.
+    let open = db.connect().await;
+    let writes = "BEGIN; UPDATE b SET v = 1 WHERE id <= 10; INSERT INTO b VALUES (501, 1)";
+    open.client.batch_execute(writes).await.unwrap();
+    drain.plan = plan("public.*");
+    drain.restart().await;
+    db.run("INSERT INTO a VALUES (51, 0)").await;
+    drain.until_count(51).await;
+    assert!(
+        drain.events.iter().all(|e| table_of(e) == "a"),
+        "rows are read before that transaction has ended"
+    );
+    open.client.batch_execute("COMMIT").await.unwrap();
+    let mut kills = 0;
+    while !snapshot_done(&drain) {
+        let before = drain.events.len();
+        drain.step().await.unwrap();
+        if kills < 5 && drain.events.len() > before {
+            kills += 1;
+            drain.restart().await;
+        }
+    }
+    assert_eq!(kills, 5);
+    let gauges: HashMap<&str, f64> = drain.cx.gauges.values().into_iter().collect();
+    assert_eq!((gauges["snapshot_percent"], gauges["snapshot_tables_total"]), (100.0, 1.0), "{gauges:?}");
+    db.run("UPDATE b SET v = 2 WHERE id = 501").await;
+    drain.until(|events| events.iter().any(|e| e.op == Op::Update)).await;
+    let read = |table: &str| drain.events.iter().filter(|e| e.op == Op::Read && table_of(e) == table).count();
+    assert_eq!((read("a"), read("b")), (50, 501));
+    let mut state: BTreeMap<String, String> = BTreeMap::new();
+    for after in drain.events.iter().filter(|e| table_of(e) == "b").filter_map(|e| e.after.as_ref()) {
+        state.insert(after[0].clone(), after[1].clone());
+    }
+    for row in db.sql.client.query("SELECT id::text, v::text FROM b", &[]).await.unwrap() {
+        assert_eq!(state[row.get::<_, &str>(0)], row.get::<_, String>(1));
+    }
     drain.task = None;
     db.remove().await;
 }

@@ -6,33 +6,22 @@
 //!   in the binlog before it becomes visible.
 //! - MySQL without GTIDs: `performance_schema.log_status` takes the place of `gtid_executed`.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
-use mysql_async::{Conn, Row as SqlRow, prelude::Queryable};
-use rowstream_api::{Attempting, Class, ConnectorError};
-
-use super::{
-    touched::{Standing, Touched},
-    visibility::Visible,
+use mysql_async::{Conn, prelude::Queryable};
+use rowstream_api::{
+    Attempting, Class, ConnectorError,
+    snapshot::{Chunk, ChunkRequest, Key, Rows as _},
 };
+
+use super::{MySql, rows::ReadRows, table::SnapshotTable, visibility::Visible};
 use crate::{
     catalog,
     connection::{ConnectionPlan, Flavour, Server},
     error::from_mysql,
-    ident::{QuotedIdent, QuotedLiteral, TableName},
-    offset::SnapshotProgress,
     setup,
     stream::position::BinlogPosition,
-    table::TablePlan,
-    tuple::{Form, Row},
-    types::{Kind, selected},
-    wire::rows::Cell,
 };
-
-/// A chunk aims at this size.
-const CHUNK_BYTES: usize = 4 << 20;
-/// Rows of the first chunk of a table, before their size is known.
-const FIRST_ROWS: u32 = 500;
 
 /// A connection that reads, and who answered.
 pub struct SnapshotConnection {
@@ -40,283 +29,6 @@ pub struct SnapshotConnection {
     pub conn: Conn,
     /// Flavour and version.
     pub server: Server,
-}
-
-/// What to read.
-pub struct ChunkRequest {
-    /// The table.
-    pub plan: Arc<TablePlan>,
-    /// `SELECT …`, in key order, after the last key.
-    pub select: String,
-    /// Most rows.
-    pub rows: u32,
-    /// Whether it is the table's first chunk.
-    pub first: bool,
-    /// The table's last row, for its first chunk.
-    pub last_row: Option<String>,
-}
-
-/// Rows of a table under one snapshot, in the form of the stream's rows.
-pub struct ReadChunk {
-    /// The table.
-    pub plan: Arc<TablePlan>,
-    /// What the snapshot sees.
-    pub visible: Visible,
-    /// Everything that the snapshot sees ends here or before.
-    pub high: BinlogPosition,
-    /// No rows of the table follow.
-    pub finished: bool,
-    /// It begins with the table's first row.
-    pub first: bool,
-    /// Key of the last row, as SQL literals.
-    pub last_key: Option<Vec<String>>,
-    /// Key of the table's last row, in the same form; of a first chunk only.
-    pub end_key: Option<Vec<String>>,
-    arena: Vec<u8>,
-    cells: Vec<Cell>,
-}
-
-impl ReadChunk {
-    /// A chunk without rows yet.
-    #[must_use]
-    pub fn empty(plan: Arc<TablePlan>, visible: Visible, high: BinlogPosition) -> Self {
-        let (arena, cells) = (Vec::new(), Vec::new());
-        let (finished, first, last_key, end_key) = (false, false, None, None);
-        Self { plan, visible, high, finished, first, last_key, end_key, arena, cells }
-    }
-
-    /// Rows.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.cells.len() / self.width()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.cells.is_empty()
-    }
-
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.arena.len() + self.cells.len() * size_of::<Cell>()
-    }
-
-    fn width(&self) -> usize {
-        self.plan.shape.columns.len().max(1)
-    }
-
-    /// The rows.
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.cells.chunks_exact(self.width()).map(|cells| Row {
-            plan: &self.plan,
-            bytes: &self.arena,
-            cells,
-            form: Form::Selected,
-            before: None,
-        })
-    }
-
-    /// Leaves out the rows that the stream has told newer states of. `false`: that can't be done, read it again.
-    pub fn leave_out(&mut self, touched: &Touched) -> Result<bool, ConnectorError> {
-        let mut standing = touched.standing(&self.plan, &self.visible);
-        let standings: Vec<Standing> = self.rows().map(|row| standing(&row)).collect::<Result<_, _>>()?;
-        drop(standing);
-        if standings.contains(&Standing::Unclear) {
-            return Ok(false);
-        }
-        if standings.contains(&Standing::Stale) {
-            let width = self.width();
-            let kept = self.cells.chunks_exact(width).zip(&standings).filter(|(_, s)| **s == Standing::Fresh);
-            self.cells = kept.flat_map(|(cells, _)| cells).copied().collect();
-        }
-        Ok(true)
-    }
-
-    /// Appends a row of the select, which has the plan's columns in their order.
-    pub(super) fn push(&mut self, row: &SqlRow) -> Result<(), ConnectorError> {
-        let too_long = || ConnectorError::fatal("MYSQL_PROTOCOL", "a chunk of rows is too long");
-        let first = self.cells.len();
-        self.cells.resize(first + self.width(), Cell::Absent);
-        for (index, column) in self.plan.columns.iter().enumerate() {
-            let value = row.as_ref(index).ok_or_else(|| {
-                ConnectorError::fatal("MYSQL_PROTOCOL", "a row does not have its table's columns")
-            })?;
-            let start = u32::try_from(self.arena.len()).map_err(|_| too_long())?;
-            let cell = if selected::put(value, &mut self.arena) {
-                Cell::Value { start, end: u32::try_from(self.arena.len()).map_err(|_| too_long())? }
-            } else {
-                Cell::Null
-            };
-            if let Some(place) = self.cells.get_mut(first + column.source) {
-                *place = cell;
-            }
-        }
-        Ok(())
-    }
-
-    /// The key of the last row, as SQL literals.
-    fn key_of_last_row(&self) -> Result<Option<Vec<String>>, ConnectorError> {
-        let Some(row) = self.rows().last() else { return Ok(None) };
-        let key =
-            row.plan.schema.key_columns.iter().map(|index| literal(&row, *index)).collect::<Option<Vec<_>>>();
-        key.map(Some).ok_or_else(|| ConnectorError::fatal("BUG", "a key that can't be written as SQL"))
-    }
-}
-
-/// Whether the table can be read in chunks: rows can be asked for after a key of these types.
-#[must_use]
-pub fn is_chunkable(plan: &TablePlan) -> bool {
-    plan.schema.key.is_some()
-        && plan.schema.key_columns.iter().filter_map(|index| plan.columns.get(*index)).all(|column| {
-            matches!(
-                column.kind,
-                Kind::Int
-                    | Kind::Unsigned
-                    | Kind::UnsignedDecimal
-                    | Kind::Decimal { .. }
-                    | Kind::Year
-                    | Kind::Date(_)
-                    | Kind::Time { .. }
-                    | Kind::Datetime { .. }
-                    | Kind::Timestamp { .. }
-                    | Kind::Text { compressed: false, .. }
-                    | Kind::Bytes { compressed: false, .. }
-                    | Kind::Uuid
-                    | Kind::Inet4
-                    | Kind::Inet6
-            )
-        })
-}
-
-/// A key's value as a literal that compares as the column does.
-fn literal(row: &Row<'_>, index: usize) -> Option<String> {
-    let column = row.plan.columns.get(index)?;
-    let bytes = row.value(row.cell(index)?)?;
-    let number = || bytes.try_into().ok().map(i64::from_le_bytes);
-    Some(match &column.kind {
-        Kind::Int | Kind::Unsigned | Kind::Year => number()?.to_string(),
-        Kind::UnsignedDecimal => number()?.cast_unsigned().to_string(),
-        Kind::Decimal { .. } => std::str::from_utf8(bytes).ok()?.to_owned(),
-        Kind::Time { .. } => {
-            let micros = number()?;
-            let (sign, micros) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
-            let seconds = micros / 1_000_000;
-            let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-            format!("TIME'{sign}{hours:02}:{minutes:02}:{seconds:02}.{:06}'", micros % 1_000_000)
-        }
-        Kind::Date(_) | Kind::Datetime { .. } | Kind::Timestamp { .. } => {
-            let (year, rest) = bytes.split_first_chunk::<2>()?;
-            let [month, day, hour, minute, second] = rest.first_chunk::<5>()?;
-            let micros = u32::from_le_bytes(*rest.last_chunk::<4>()?);
-            let date = format!("{:04}-{month:02}-{day:02}", u16::from_le_bytes(*year));
-            if let Kind::Date(_) = column.kind {
-                format!("'{date}'")
-            } else {
-                format!("'{date} {hour:02}:{minute:02}:{second:02}.{micros:06}'")
-            }
-        }
-        Kind::Text { .. } => {
-            let charset = row.plan.charset_names.get(column.source).and_then(Option::as_deref)?;
-            format!("_{charset} {}", hexadecimal(bytes))
-        }
-        Kind::Bytes { .. } => hexadecimal(bytes),
-        Kind::Uuid | Kind::Inet4 | Kind::Inet6 => QuotedLiteral(std::str::from_utf8(bytes).ok()?).to_string(),
-        Kind::Float32
-        | Kind::Float64
-        | Kind::Bit
-        | Kind::Bits
-        | Kind::Enum(_)
-        | Kind::Set(_)
-        | Kind::Json
-        | Kind::JsonText
-        | Kind::Geometry
-        | Kind::Point
-        | Kind::Vector => return None,
-    })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2 + 3);
-    out.push_str("X'");
-    for byte in bytes {
-        // Writing to a String can't fail.
-        let _ok = write!(out, "{byte:02x}");
-    }
-    out.push('\'');
-    out
-}
-
-/// The columns and the table of a select. ENUM and SET are asked for as numbers, so that their labels are the schema's.
-#[must_use]
-pub fn select_from(plan: &TablePlan) -> String {
-    let columns: Vec<String> = plan
-        .columns
-        .iter()
-        .map(|column| {
-            let name = QuotedIdent::new(&column.name);
-            if matches!(column.kind, Kind::Enum(_) | Kind::Set(_)) {
-                format!("CAST({name} AS UNSIGNED)")
-            } else {
-                name.to_string()
-            }
-        })
-        .collect();
-    format!("SELECT {} FROM {}", columns.join(", "), TableName::new(&plan.shape.database, &plan.shape.table))
-}
-
-fn key_names(plan: &TablePlan) -> Vec<String> {
-    let key = plan.schema.key_columns.iter().filter_map(|index| plan.columns.get(*index));
-    key.map(|column| QuotedIdent::new(&column.name).to_string()).collect()
-}
-
-/// Rows that stand behind (`>`) or before (`<`) a key: written out, because neither server uses an index for a comparison of rows.
-fn beside(names: &[String], key: &[String], side: char) -> Vec<String> {
-    let pairs: Vec<(&String, &String)> = names.iter().zip(key).collect();
-    let branch = |(depth, (name, value)): (usize, &(&String, &String))| {
-        let equal = pairs.iter().take(depth).map(|(name, value)| format!("{name} = {value} AND "));
-        format!("({}{name} {side} {value})", equal.collect::<String>())
-    };
-    pairs.iter().enumerate().map(branch).collect()
-}
-
-/// Adds the order of the key and, after the first chunk, where to go on and where the table ends.
-#[must_use]
-pub fn in_key_order(select: &str, plan: &TablePlan, progress: &SnapshotProgress) -> String {
-    let names = key_names(plan);
-    let mut conditions = Vec::new();
-    if let Some(after) = &progress.last_key {
-        conditions.push(beside(&names, after, '>'));
-    }
-    if let Some(end) = &progress.end_key {
-        let mut upto = beside(&names, end, '<');
-        let same: Vec<String> =
-            names.iter().zip(end).map(|(name, value)| format!("{name} = {value}")).collect();
-        upto.push(format!("({})", same.join(" AND ")));
-        conditions.push(upto);
-    }
-    let conditions: Vec<String> =
-        conditions.iter().map(|branches| format!("({})", branches.join(" OR "))).collect();
-    let condition =
-        if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-    format!("{select}{condition} ORDER BY {}", names.join(", "))
-}
-
-/// The table's last row.
-#[must_use]
-pub fn last_row(select: &str, plan: &TablePlan) -> String {
-    let names: Vec<String> = key_names(plan).iter().map(|name| format!("{name} DESC")).collect();
-    format!("{select} ORDER BY {} LIMIT 1", names.join(", "))
-}
-
-/// Rows of the next chunk, when rows have been of this size.
-#[must_use]
-pub fn rows_of_chunk(most: u32, bytes_per_row: Option<usize>) -> u32 {
-    match bytes_per_row {
-        None => most.min(FIRST_ROWS),
-        Some(bytes) => u32::try_from(CHUNK_BYTES / bytes.max(1)).unwrap_or(u32::MAX).clamp(1, most),
-    }
 }
 
 /// Opens a connection that reads values as they are stored: texts in their own charsets, timestamps in UTC.
@@ -395,35 +107,53 @@ pub async fn commit(connection: &mut SnapshotConnection) -> Result<(), Connector
 /// The server's. A table that changed its shape since the request was made is transient.
 pub async fn read(
     connection: &mut SnapshotConnection,
-    request: ChunkRequest,
-) -> Result<ReadChunk, ConnectorError> {
+    request: &ChunkRequest<SnapshotTable>,
+) -> Result<Chunk<MySql>, ConnectorError> {
     let (visible, high) = begin(connection).await?;
-    let mut chunk = ReadChunk::empty(request.plan, visible, high);
-    chunk.first = request.first;
-    let select = format!("{} LIMIT {}", request.select, request.rows);
-    select_into(&mut chunk, &mut connection.conn, &select).await?;
-    chunk.finished = chunk.len() < request.rows as usize;
-    chunk.last_key = chunk.key_of_last_row()?;
-    if let Some(last_row) = request.last_row.filter(|_| !chunk.finished) {
-        let mut end = ReadChunk::empty(Arc::clone(&chunk.plan), chunk.visible.clone(), chunk.high.clone());
-        select_into(&mut end, &mut connection.conn, &last_row).await?;
-        chunk.end_key = end.key_of_last_row()?;
-    }
-    commit(connection).await?;
-    Ok(chunk)
-}
-
-async fn select_into(chunk: &mut ReadChunk, conn: &mut Conn, select: &str) -> Result<(), ConnectorError> {
+    let mut rows = ReadRows::new(Arc::clone(&request.table.plan));
+    let select = request.table.select_range(&request.range, request.rows);
     let read = async {
+        let conn = &mut connection.conn;
         let statement = conn.prep(select).await.map_err(from_mysql)?;
         let mut result = conn.exec_iter(&statement, ()).await.map_err(from_mysql)?;
+        let mut is_full = false;
         while let Some(row) = result.next().await.map_err(from_mysql)? {
-            chunk.push(&row)?;
+            // Of wide rows fewer are kept than were asked for; the others are asked for again.
+            is_full |= rows.bytes() >= request.bytes;
+            if !is_full {
+                rows.push(&row)?;
+            }
         }
         drop(result);
-        conn.close(statement).await.map_err(from_mysql)
+        conn.close(statement).await.map_err(from_mysql)?;
+        Ok(is_full)
     };
-    read.await.map_err(of_a_changed_table)
+    let is_full = read.await.map_err(of_a_changed_table)?;
+    commit(connection).await?;
+    let is_complete = !is_full && rows.len() < usize::try_from(request.rows).unwrap_or(usize::MAX);
+    let last_key = rows.last_key()?;
+    Ok(Chunk { rows, visible, high, last_key, is_complete })
+}
+
+/// Asks for one key: the key's columns, of which the select has no others.
+///
+/// # Errors
+/// As [`read`].
+pub async fn key(
+    connection: &mut SnapshotConnection,
+    table: &SnapshotTable,
+    select: &str,
+) -> Result<Option<Key>, ConnectorError> {
+    let read = async {
+        let statement = connection.conn.prep(select).await.map_err(from_mysql)?;
+        let row = connection.conn.exec_first(&statement, ()).await.map_err(from_mysql)?;
+        connection.conn.close(statement).await.map_err(from_mysql)?;
+        Ok(row)
+    };
+    let Some(row) = read.await.map_err(of_a_changed_table)? else { return Ok(None) };
+    let mut rows = ReadRows::new(Arc::clone(&table.plan));
+    rows.push_key(&row)?;
+    rows.last_key()
 }
 
 /// A table that is gone or has lost a column was altered since the request was made: the next request knows. So does one that

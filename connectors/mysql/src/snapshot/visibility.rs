@@ -1,5 +1,9 @@
 //! Which transactions a snapshot sees, and which of them the stream has delivered.
 
+use std::sync::Arc;
+
+use rowstream_api::snapshot::Visibility;
+
 use crate::{
     stream::{batch::Transaction, position::BinlogPosition},
     wire::gtid::{Gtid, GtidSet},
@@ -15,7 +19,7 @@ pub enum Visible {
 }
 
 /// A transaction, as both can tell it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TransactionId {
     gtid: Option<Gtid>,
     begins: BinlogPosition,
@@ -29,10 +33,10 @@ impl TransactionId {
     }
 }
 
-impl Visible {
-    /// Whether the snapshot certainly sees the transaction.
-    #[must_use]
-    pub fn sees(&self, transaction: &TransactionId) -> bool {
+impl Visibility for Visible {
+    type Transaction = Arc<TransactionId>;
+
+    fn sees(&self, transaction: &Arc<TransactionId>) -> bool {
         match (self, &transaction.gtid) {
             (Self::Executed(set), Some(Gtid::MySql { tsid, number })) => set.contains(tsid, *number),
             (Self::Executed(_), _) => false,

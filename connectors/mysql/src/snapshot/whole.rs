@@ -6,11 +6,17 @@
 use std::sync::Arc;
 
 use mysql_async::prelude::Queryable;
-use rowstream_api::{Attempting, ConnectorError};
+use rowstream_api::{
+    Attempting, ConnectorError,
+    snapshot::{Chunk, Rows as _},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    chunk::{self, ReadChunk, SnapshotConnection},
+    MySql,
+    chunk::{self, SnapshotConnection},
+    rows::ReadRows,
+    table::SnapshotTable,
     visibility::Visible,
 };
 use crate::{
@@ -19,49 +25,101 @@ use crate::{
     ident::TableName,
     setup,
     stream::position::BinlogPosition,
-    table::TablePlan,
 };
 
 /// A piece ends at this size.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// A table whose snapshot was begun.
-pub struct OpenTable {
-    /// In the snapshot's transaction.
-    pub connection: SnapshotConnection,
-    /// The table.
-    pub plan: Arc<TablePlan>,
-    /// `SELECT …`
-    pub select: String,
+/// A table under one snapshot.
+pub struct WholeTable {
     /// What the snapshot sees of the table: exact.
     pub visible: Visible,
-    /// The same as a position.
-    pub exact: BinlogPosition,
+    table: Arc<SnapshotTable>,
+    /// The same as `visible`, as a position.
+    exact: BinlogPosition,
+    reading: Reading,
 }
 
-/// A table that is being read.
-pub struct Pieces {
-    pieces: mpsc::Receiver<Result<ReadChunk, ConnectorError>>,
-    /// Owns the reading.
-    _reading: JoinSet<()>,
+enum Reading {
+    /// In the snapshot's transaction.
+    Opened(Box<SnapshotConnection>),
+    /// Rows come, and whether they are the last ones.
+    Begun { pieces: mpsc::Receiver<Piece>, task: JoinSet<()> },
 }
 
-/// Begins the snapshot of one table.
-///
-/// # Errors
-/// The server's.
-pub async fn open(
-    mut connection: SnapshotConnection,
-    of: &ConnectionPlan,
-    plan: Arc<TablePlan>,
-    select: String,
-) -> Result<OpenTable, ConnectorError> {
-    if connection.server.flavour == Flavour::MariaDb {
-        let (visible, exact) = chunk::begin(&mut connection).await?;
-        return Ok(OpenTable { connection, plan, select, visible, exact });
+type Piece = Result<(ReadRows, bool), ConnectorError>;
+
+impl WholeTable {
+    /// Begins the snapshot.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn open(
+        mut connection: SnapshotConnection,
+        of: &ConnectionPlan,
+        table: Arc<SnapshotTable>,
+    ) -> Result<Self, ConnectorError> {
+        let (visible, exact) = if connection.server.flavour == Flavour::MariaDb {
+            chunk::begin(&mut connection).await?
+        } else {
+            let name = TableName::new(&table.plan.shape.database, &table.plan.shape.table);
+            let exact = begin_locked(&mut connection, of, &name).await?;
+            (Visible::Until(exact.clone()), exact)
+        };
+        Ok(Self { visible, table, exact, reading: Reading::Opened(Box::new(connection)) })
     }
+
+    /// Ends the snapshot, of which nothing was read.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn give_up(self) -> Result<(SnapshotConnection, Arc<SnapshotTable>), ConnectorError> {
+        match self.reading {
+            Reading::Opened(mut connection) => {
+                chunk::commit(&mut connection).await?;
+                Ok((*connection, self.table))
+            }
+            Reading::Begun { .. } => Err(ended_early()),
+        }
+    }
+
+    /// The next rows.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn next_piece(mut self) -> Result<(Self, Chunk<MySql>), ConnectorError> {
+        let (mut pieces, task) = match self.reading {
+            Reading::Begun { pieces, task } => (pieces, task),
+            Reading::Opened(connection) => {
+                let (sender, pieces) = mpsc::channel(1);
+                let (mut task, table) = (JoinSet::new(), Arc::clone(&self.table));
+                task.spawn(async move {
+                    if let Err(error) = read(*connection, &table, &sender).await {
+                        // Nobody listens any more when this fails.
+                        drop(sender.send(Err(error)).await);
+                    }
+                });
+                (pieces, task)
+            }
+        };
+        let (rows, is_complete) = pieces.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+        self.reading = Reading::Begun { pieces, task };
+        let (visible, high) = (self.visible.clone(), self.exact.clone());
+        Ok((self, Chunk { rows, visible, high, last_key: None, is_complete }))
+    }
+}
+
+fn ended_early() -> ConnectorError {
+    ConnectorError::transient("MYSQL_CONNECTION", "the reading of a table has ended early")
+}
+
+/// Begins a snapshot while nobody writes to the table; answers where it stands in the binlog.
+async fn begin_locked(
+    connection: &mut SnapshotConnection,
+    of: &ConnectionPlan,
+    name: &TableName,
+) -> Result<BinlogPosition, ConnectorError> {
     let mut locking = chunk::connect(of).await?;
-    let name = TableName::new(&plan.shape.database, &plan.shape.table);
     locking.conn.query_drop(format!("LOCK TABLES {name} READ")).await.map_err(from_mysql).map_err(
         |error| {
             let error = error
@@ -87,68 +145,31 @@ pub async fn open(
     let exact = begun.await;
     // A connection that is dropped gives its locks up, too.
     locking.conn.query_drop("UNLOCK TABLES").await.map_err(from_mysql)?;
-    let exact = exact?;
-    Ok(OpenTable { connection, plan, select, visible: Visible::Until(exact.clone()), exact })
-}
-
-/// Ends the snapshot without reading.
-///
-/// # Errors
-/// The server's.
-pub async fn give_up(mut table: OpenTable) -> Result<SnapshotConnection, ConnectorError> {
-    chunk::commit(&mut table.connection).await?;
-    Ok(table.connection)
-}
-
-impl Pieces {
-    /// Begins to read.
-    #[must_use]
-    pub fn of(table: OpenTable) -> Self {
-        let (sender, pieces) = mpsc::channel(1);
-        let mut reading = JoinSet::new();
-        reading.spawn(async move {
-            if let Err(error) = read(table, &sender).await {
-                // Nobody listens any more when this fails.
-                drop(sender.send(Err(error)).await);
-            }
-        });
-        Self { pieces, _reading: reading }
-    }
-
-    /// The next piece; the last one is `finished`. Cancel-safe.
-    ///
-    /// # Errors
-    /// The server's.
-    pub async fn next(&mut self) -> Result<ReadChunk, ConnectorError> {
-        self.pieces.recv().await.unwrap_or_else(|| {
-            Err(ConnectorError::transient("MYSQL_CONNECTION", "the reading of a table has ended early"))
-        })
-    }
+    exact
 }
 
 async fn read(
-    mut table: OpenTable,
-    sender: &mpsc::Sender<Result<ReadChunk, ConnectorError>>,
+    mut connection: SnapshotConnection,
+    table: &SnapshotTable,
+    sender: &mpsc::Sender<Piece>,
 ) -> Result<(), ConnectorError> {
-    let new = || ReadChunk::empty(Arc::clone(&table.plan), table.visible.clone(), table.exact.clone());
-    let conn = &mut table.connection.conn;
-    let statement = conn.prep(table.select.as_str()).await.map_err(from_mysql)?;
+    let conn = &mut connection.conn;
+    let statement = conn.prep(table.select()).await.map_err(from_mysql)?;
     let mut result = conn
         .exec_iter(&statement, ())
         .await
         .map_err(from_mysql)
         .attempting(|| format!("read `{}`", table.plan.name()))?;
-    let mut piece = new();
-    piece.first = true;
+    let new = || ReadRows::new(Arc::clone(&table.plan));
+    let mut rows = new();
     while let Some(row) = result.next().await.map_err(from_mysql)? {
-        piece.push(&row)?;
-        if piece.bytes() >= PIECE_BYTES
-            && sender.send(Ok(std::mem::replace(&mut piece, new()))).await.is_err()
+        rows.push(&row)?;
+        if rows.bytes() >= PIECE_BYTES
+            && sender.send(Ok((std::mem::replace(&mut rows, new()), false))).await.is_err()
         {
             return Ok(());
         }
     }
-    piece.finished = true;
-    drop(sender.send(Ok(piece)).await);
+    drop(sender.send(Ok((rows, true))).await);
     Ok(())
 }

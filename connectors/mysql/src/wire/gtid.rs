@@ -17,7 +17,7 @@ pub struct Tsid {
 }
 
 /// One transaction's id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Gtid {
     /// MySQL.
     MySql {

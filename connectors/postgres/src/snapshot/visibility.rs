@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use rowstream_api::snapshot::Visibility;
+
 /// `xmin:xmax:xip`, 64-bit transaction ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visible {
@@ -32,13 +34,23 @@ impl fmt::Display for Visible {
     }
 }
 
-impl Visible {
-    /// Whether it sees a committed transaction of the stream, whose id has 32 bits. The two are within 2³¹ of each
-    /// other: older ids are frozen, and the server stops before it would assign newer ones.
-    #[must_use]
-    pub fn sees(&self, xid: u32) -> bool {
-        let full = self.extend(xid);
+impl Visibility for Visible {
+    type Transaction = u32;
+
+    /// Whether it sees a committed transaction of the stream, whose id has 32 bits. The two are within 2³¹ of each other: older ids
+    /// are frozen, and the server stops before it would assign newer ones.
+    fn sees(&self, xid: &u32) -> bool {
+        let full = self.extend(*xid);
         full < self.xmin || (full < self.xmax && self.in_progress.binary_search(&full).is_err())
+    }
+}
+
+impl Visible {
+    /// Whether a transaction of the stream, and all that are older, have ended for it.
+    #[must_use]
+    pub fn has_ended_up_to(&self, xid: u32) -> bool {
+        let full = self.extend(xid);
+        full < self.xmin || (full < self.xmax && self.in_progress.first().is_none_or(|first| full < *first))
     }
 
     fn extend(&self, xid: u32) -> u64 {
@@ -62,22 +74,29 @@ impl Visible {
 
 #[cfg(test)]
 mod tests {
+    use rowstream_api::snapshot::Visibility as _;
+
     use super::Visible;
 
     #[test]
     fn a_snapshot_sees_what_ended_before_it() {
         let s: Visible = "10:20:12,15".parse().unwrap();
-        let seen: Vec<u32> = (8..23).filter(|xid| s.sees(*xid)).collect();
+        let seen: Vec<u32> = (8..23).filter(|xid| s.sees(xid)).collect();
         assert_eq!(seen, [8, 9, 10, 11, 13, 14, 16, 17, 18, 19]);
         assert_eq!(s.to_string(), "10:20:12,15");
         assert!("10:20".parse::<Visible>().is_err());
+        let ended: Vec<u32> = (8..23).filter(|xid| s.has_ended_up_to(*xid)).collect();
+        assert_eq!(ended, [8, 9, 10, 11]);
+        // The newest transaction of all is in progress, and the snapshot does not name it.
+        let s: Visible = "20:20:".parse().unwrap();
+        assert!(s.has_ended_up_to(19) && !s.has_ended_up_to(20));
     }
 
     #[test]
     fn ids_are_extended_across_an_epoch() {
         let s: Visible = format!("{0}:{0}:", (1u64 << 32) + 5).parse().unwrap();
-        assert!(s.sees(u32::MAX) && s.sees(4) && !s.sees(5) && !s.sees(100));
+        assert!(s.sees(&u32::MAX) && s.sees(&4) && !s.sees(&5) && !s.sees(&100));
         let s: Visible = format!("{0}:{0}:", (1u64 << 32) - 2).parse().unwrap();
-        assert!(s.sees(u32::MAX - 5) && !s.sees(3));
+        assert!(s.sees(&(u32::MAX - 5)) && !s.sees(&3));
     }
 }

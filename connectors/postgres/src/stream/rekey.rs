@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
-use rowstream_api::{Attempting, ConnectorError};
+use rowstream_api::{Attempting, ConnectorError, snapshot::Visibility as _};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::assemble::{EntryKind, RawBatch};
@@ -143,7 +143,7 @@ async fn read(client: &Client, sql: &str, xid: u32) -> Result<Option<Vec<Option<
             .unwrap_or_default()
             .parse()
             .map_err(|e: String| ConnectorError::fatal("PG_PROTOCOL", e))?;
-        if visible.sees(xid) {
+        if visible.sees(&xid) {
             let found = row.get(1).is_some();
             return Ok(found.then(|| (2..row.len()).map(|i| row.get(i).map(ToOwned::to_owned)).collect()));
         }
