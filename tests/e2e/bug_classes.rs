@@ -116,6 +116,54 @@ fn class_02_commits_that_snapshots_can_not_see_yet() {
     assert_eq!(target.sql.rows(rows), source.sql.rows(rows));
 }
 
+/// 2 once more: the stream told of a commit, then the daemon is killed, and still nobody can see the commit. What was told is not
+/// remembered, so the snapshot must wait until it is visible, however long a standby does not answer.
+#[test]
+fn class_02_commits_that_were_told_before_a_kill_and_can_not_be_seen_yet() {
+    let server =
+        PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
+    let (source, target) = (Database::on(server.port, "ghost"), Database::new("ghost_dst"));
+    source.sql.run(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);
+         INSERT INTO orders SELECT i, 1, 'row ' || i FROM generate_series(1, 3000) i",
+    );
+    let slot = source.slot();
+    source.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE orders"));
+    source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    let daemon = Daemon::new(json!({}));
+    daemon.connector(&rig::source(&source, json!({ "snapshot": { "chunk_rows": 1 } })));
+    std::thread::scope(|scope| {
+        let stalled = source.connect();
+        scope.spawn(move || {
+            stalled.run("SET synchronous_commit = on");
+            stalled.run("UPDATE orders SET version = 2 WHERE id > 2990");
+        });
+        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        daemon.until("the commit waits for the standby", || source.sql.one(waiting));
+        daemon.start();
+        daemon.until("the commit is told, and not much of the snapshot", || {
+            daemon.topic_end("shop.public.orders").filter(|end| *end > 10)
+        });
+        daemon.kill();
+        daemon.connector(&rig::sink(&target, json!({})));
+        daemon.start();
+        daemon.until("the snapshot waits", || {
+            source.sql.one("SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT pg_current_snapshot()%' AND state = 'idle'")
+        });
+        assert_eq!(
+            source.sql.one("SELECT sum(version) FROM orders").as_deref(),
+            Some("3000"),
+            "nobody sees the commit yet"
+        );
+        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({waiting}) AS w"));
+    });
+    let rows = "SELECT id, version, note FROM orders ORDER BY id";
+    daemon.until("the target equals the source", || {
+        target.sql.one("SELECT to_regclass('orders')")?;
+        (target.sql.rows(rows) == source.sql.rows(rows)).then_some(())
+    });
+}
+
 /// 3: a checkpoint in the middle of a transaction. One large transaction is killed several times on its way; each row comes once.
 #[test]
 fn class_03_checkpoint_in_mid_transaction() {

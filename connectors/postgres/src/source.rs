@@ -114,17 +114,17 @@ impl PostgresSourceTask {
         if let Some(stored) = &stored {
             check_slot(stored, slot.as_ref(), &system)?;
         }
-        let mut announce = stored.is_none();
-        let unpublished = match &stored {
-            Some(_) => setup::unpublished(&sql.client, &plan, &captured).await?,
+        let (mut announce, mut publish) = (stored.is_none(), None);
+        let offset = match stored {
+            Some(stored) => {
+                let mut offset = StoredOffset { timeline: system.timeline, ..stored };
+                if take_in(&sql.client, &plan, &mut offset, &captured).await? {
+                    (announce, publish) = (true, Some(captured));
+                }
+                offset
+            }
             None => {
                 setup::ensure_publication(&sql.client, &plan, &captured).await?;
-                Vec::new()
-            }
-        };
-        let mut offset = match stored {
-            Some(stored) => StoredOffset { timeline: system.timeline, ..stored },
-            None => {
                 let lsn = match slot {
                     Some(slot) => setup::usable_slot(&plan, &slot)?,
                     None => setup::create_slot(&mut control, &sql.client, &plan, &cx.gauges).await?,
@@ -133,23 +133,6 @@ impl PostgresSourceTask {
             }
         };
         drop(control);
-        let known = offset.tables.replace(plan.tables.clone());
-        let is_new = |table: &&CapturedTable| {
-            let (schema, name) = (table.name.schema.bare(), table.name.table.bare());
-            unpublished.contains(&table.oid)
-                || known.as_ref().is_some_and(|known| !known.matches(schema, name))
-        };
-        let mut publish = None;
-        if !announce && plan.snapshot.mode != SnapshotMode::Never {
-            let new: Vec<&CapturedTable> = captured.iter().filter(is_new).collect();
-            if offset.take_in(new.into_iter().map(name_of)) {
-                (announce, offset.has_joined) = (true, true);
-                publish = Some(captured.clone());
-            }
-        }
-        if publish.is_none() && !announce {
-            setup::ensure_publication(&sql.client, &plan, &captured).await?;
-        }
         let reader = Reader::start(StreamPlan {
             connection: plan.connection.clone(),
             slot: plan.slot.clone(),
@@ -177,13 +160,12 @@ impl PostgresSourceTask {
             pending: None,
             tables,
             names,
-            publish: None,
+            publish,
             snapshot: None,
             _watching: watching,
         };
-        match publish {
-            Some(tables) => task.publish = Some(tables),
-            None => task.begin_snapshot(),
+        if task.publish.is_none() {
+            task.begin_snapshot();
         }
         Ok(task)
     }
@@ -370,6 +352,30 @@ impl PostgresSourceTask {
     }
 }
 
+/// Takes tables in that an earlier configuration did not choose, or that the publication does not carry. `true`: the publication must
+/// be brought up to date once that is stored; else it is.
+async fn take_in(
+    client: &Client,
+    plan: &SourcePlan,
+    offset: &mut StoredOffset,
+    captured: &[CapturedTable],
+) -> Result<bool, ConnectorError> {
+    let unpublished = setup::unpublished(client, plan, captured).await?;
+    let known = offset.tables.replace(plan.tables.clone());
+    let is_new = |table: &&CapturedTable| {
+        let (schema, name) = (table.name.schema.bare(), table.name.table.bare());
+        unpublished.contains(&table.oid) || known.as_ref().is_some_and(|known| !known.matches(schema, name))
+    };
+    if plan.snapshot.mode != SnapshotMode::Never
+        && offset.take_in(captured.iter().filter(is_new).map(name_of))
+    {
+        offset.has_joined = true;
+        return Ok(true);
+    }
+    setup::ensure_publication(client, plan, captured).await?;
+    Ok(false)
+}
+
 fn name_of(table: &CapturedTable) -> TableName {
     (table.name.schema.bare().to_owned(), table.name.table.bare().to_owned())
 }
@@ -394,7 +400,7 @@ fn first_offset(
         partial: None,
         newest_xid: None,
         has_joined: false,
-        tables: None,
+        tables: Some(plan.tables.clone()),
         snapshot,
     }
 }

@@ -301,9 +301,8 @@ impl<D: Database> SnapshotRun<D> {
         let (rows, begins_table, ends_table) = match &mut self.stage {
             Stage::Settling(_) | Stage::Between | Stage::Opening(..) => return Ok(None),
             Stage::Chunks(table, queue) => {
-                if self.described.is_none()
-                    || !queue.waits_for().is_some_and(|high| here.is_some_and(|h| h >= high))
-                {
+                let is_reached = queue.waits_for().zip(here).is_some_and(|(high, here)| here >= high);
+                if self.described.is_none() || !is_reached {
                     return Ok(None);
                 }
                 let Some((chunk, range)) = queue.release(table, &self.touched)? else { return Ok(None) };
