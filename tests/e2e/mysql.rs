@@ -108,7 +108,7 @@ impl Source {
                 "topic_prefix": self.flavour,
                 "tables": { "include": [format!("{}.*", self.name)] },
                 "server_id": std::process::id(),
-                "snapshot": { "mode": "initial", "chunk_rows": 200 }
+                "snapshot": { "mode": "initial", "chunk_rows": 20 }
             },
             "restart": { "backoff_initial": "50ms", "backoff_max": "500ms" }
         })

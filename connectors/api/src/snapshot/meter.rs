@@ -68,27 +68,26 @@ impl Meter {
     }
 
     fn show<S>(&self, progress: &Progress<S>) {
-        let set = |name, value| self.gauges.set(name, value);
         let tables = |n: usize| float(u64::try_from(n).unwrap_or(u64::MAX));
-        set("snapshot_tables_total", tables(self.tables));
-        set("snapshot_tables_done", tables(self.tables.saturating_sub(progress.todo.len())));
-        set("snapshot_rows", float(progress.rows));
+        self.gauges.set("snapshot_tables_total", tables(self.tables));
+        self.gauges.set("snapshot_tables_done", tables(self.tables.saturating_sub(progress.todo.len())));
+        self.gauges.set("snapshot_rows", float(progress.rows));
         let tables = format!("{} of {} tables", self.tables.saturating_sub(progress.todo.len()), self.tables);
         let Some(left) = self.left(progress) else {
             self.gauges.note("snapshot", Some(format!("snapshot: {tables}, {} rows", progress.rows)));
             return;
         };
         let total = progress.rows + left;
-        set("snapshot_rows_estimated", float(total));
+        self.gauges.set("snapshot_rows_estimated", float(total));
         let part = if total == 0 { 1.0 } else { float(progress.rows) / float(total) };
         // Not before everything is delivered, whatever was estimated.
         let percent = if progress.todo.is_empty() { 100.0 } else { (part * 100.0).min(99.9) };
-        set("snapshot_percent", percent);
+        self.gauges.set("snapshot_percent", percent);
         let mut note = format!("snapshot: {percent:.1} % of about {total} rows, {tables}");
         if let Some(rate) = self.rate.filter(|rate| *rate > 0.0) {
             let eta = float(left) / rate;
-            set("snapshot_rows_per_second", rate);
-            set("snapshot_eta_seconds", eta);
+            self.gauges.set("snapshot_rows_per_second", rate);
+            self.gauges.set("snapshot_eta_seconds", eta);
             // Writing to a String can't fail.
             let _ok = write!(note, ", {rate:.0} rows/s, about {eta:.0} s left");
         }
