@@ -49,7 +49,7 @@ const BROKER_KILLS: u32 = 10;
 #[test]
 fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
     let _turn = one_at_a_time();
-    let kafka = Kafka::empty(KAFKA_PORT);
+    let kafka = Kafka::that_may_be_killed(KAFKA_PORT);
     let _wiped = kafka.until_dropped();
     let daemon = Daemon::on_kafka(&kafka, 3);
     // Starting takes longer, a broker's return some seconds.

@@ -4,13 +4,13 @@
 # kafka.sh url | ca              its bootstrap servers; the file of the authority that signed its certificate and, beside it, client.pem
 # kafka.sh tool CLASS ARG...     one of Kafka's own tools, such as org.apache.kafka.tools.TopicCommand
 # kafka.sh down | wipe           stops it; wipe also deletes its data
-# KAFKA_NODES=1|3  KAFKA_PORT=19092 (the first of a range of 50; each port is a cluster of its own)  KAFKA_HEAP=384m
+# KAFKA_VERSION=4.3.1  KAFKA_NODES=1|3  KAFKA_PORT=19092 (the first of a range of 50; each port is a cluster of its own)  KAFKA_HEAP=384m
 # KAFKA_TIER=4|1 of the JVM's compilers: with 1 a node is up in two thirds of the time, and slower at work.
 # KAFKA_PROPERTIES, lines of `name=value`, is laid over the properties of a new cluster's nodes.
 # Ports of node N: PORT+N-1 plain, +10 controller, +20 SASL_SSL (user and password `rowstream`; SCRAM and PLAIN), +30 for a proxy on +40.
 # Needs java 17+, mvn and openssl. Everything lies under $ROWSTREAM_SERVICES.
 set -euo pipefail
-version=4.3.1 log4j=2.25.4 # pinned: a newer version is listed before all of its parts are there
+version=${KAFKA_VERSION:-4.3.1} log4j=2.25.4 # pinned: a newer version is listed before all of its parts are there
 nodes=${KAFKA_NODES:-1} port=${KAFKA_PORT:-19092} heap=${KAFKA_HEAP:-384m} password=rowstream
 base=${ROWSTREAM_SERVICES:-/var/tmp/rowstream-services-$(id -u)}
 tree=$base/kafka-$version run=$base/kafka-$version.$port

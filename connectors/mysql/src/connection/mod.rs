@@ -6,8 +6,9 @@
 mod server;
 mod tls;
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
+use futures::FutureExt;
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, SslOpts, prelude::Queryable};
 use rowstream_api::{Class, ConfigErrors, ConnectorError, FieldDoc, FieldKind, Secret, units};
 use rowstream_tls::{Expiry, TlsConfig, TlsMode};
@@ -16,6 +17,8 @@ use serde::Deserialize;
 pub use server::{Flavour, Server};
 
 use crate::error::from_mysql;
+
+const MISUNDERSTOOD: &str = "MYSQL_HANDSHAKE";
 
 /// The `connection` block of a source or a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -330,17 +333,36 @@ impl ConnectionPlan {
         })
     }
 
+    /// `mysql_common` 0.37 takes a zero at the end of a 32-byte nonce for its terminator, so that one login in 256 panics with parsec and is
+    /// refused with ed25519. The next nonce is another, so both are tried once more.
     async fn handshake(&self, address: &Address) -> Result<Conn, ConnectorError> {
-        match Conn::new(self.options(address)?).await {
-            Ok(conn) => Ok(conn),
+        match self.attempt(address).await {
+            Err(first) if ["MYSQL_AUTHENTICATION", MISUNDERSTOOD].contains(&first.code) => {
+                match self.attempt(address).await {
+                    Err(second) if second.code == MISUNDERSTOOD => Err(first),
+                    done => done,
+                }
+            }
+            done => done,
+        }
+    }
+
+    async fn attempt(&self, address: &Address) -> Result<Conn, ConnectorError> {
+        match caught(Conn::new(self.options(address)?)).await? {
             Err(Error::Driver(DriverError::NoClientSslFlagFromServer))
                 if self.config.tls.mode == TlsMode::Prefer =>
             {
-                Conn::new(self.builder(address, None)).await.map_err(from_mysql)
+                caught(Conn::new(self.builder(address, None))).await?.map_err(from_mysql)
             }
-            Err(error) => Err(from_mysql(error)),
+            done => done.map_err(from_mysql),
         }
     }
+}
+
+async fn caught<T>(handshake: impl Future<Output = T>) -> Result<T, ConnectorError> {
+    AssertUnwindSafe(handshake).catch_unwind().await.map_err(|_| {
+        ConnectorError::transient(MISUNDERSTOOD, "the server's part of the handshake was not understood")
+    })
 }
 
 async fn is_read_only(conn: &mut Conn) -> Result<bool, ConnectorError> {

@@ -107,6 +107,13 @@ fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The challenge of a plugin that the server switches to: 20 bytes and a zero, or 32 bytes of MariaDB's newer plugins, which may end in
+/// one.
+#[must_use]
+pub fn nonce(data: &[u8]) -> &[u8] {
+    if data.len() <= 21 { data.strip_suffix(&[0]).unwrap_or(data) } else { data }
+}
+
 /// The first answer of a plugin; `None` for one that is not supported. parsec begins with an empty one.
 #[must_use]
 pub fn answer(plugin: &str, nonce: &[u8], password: &str) -> Option<Vec<u8>> {
@@ -164,4 +171,17 @@ pub fn under_rsa(key: &[u8], nonce: &[u8], password: &str) -> Result<Vec<u8>, Co
         ConnectorError::fatal("MYSQL_PROTOCOL", "the server's RSA key can't be read")
             .remedy("set connection.tls.mode to require or more")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_short_nonces_have_a_terminator() {
+        let long = [[7; 31].as_slice(), &[0]].concat();
+        assert_eq!(nonce(&long), long, "one in 256 of them ends in a zero");
+        assert_eq!(nonce(&[[7; 20].as_slice(), &[0]].concat()), [7; 20]);
+        assert_eq!(nonce(&[7; 20]), [7; 20]);
+    }
 }

@@ -164,7 +164,7 @@ impl BinlogConnection {
                     let mut parts = switch.splitn(2, |b| *b == 0);
                     plugin = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
                     let data = parts.next().unwrap_or_default();
-                    nonce = data.strip_suffix(&[0]).filter(|_| plugin != "parsec").unwrap_or(data).to_vec();
+                    nonce = auth::nonce(data).to_vec();
                     let answer =
                         auth::answer(&plugin, &nonce, password).ok_or_else(|| unsupported(&plugin))?;
                     self.packets.send(&answer).await?;

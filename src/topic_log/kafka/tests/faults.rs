@@ -6,11 +6,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::*;
 
-/// A cluster that may be killed; its port range is its own.
-const KILLED_PORT: u16 = 19_192;
-
-fn killed_broker() -> String {
-    script(KILLED_PORT, &["up"])
+/// The script with a cluster that may be killed: its port range is its own, and its version does not lose the end of a transaction when it
+/// comes back (KAFKA-20734).
+fn killed(arguments: &[&str]) -> String {
+    said(Command::new("bash").envs([("KAFKA_PORT", "19192"), ("KAFKA_VERSION", "4.0.2")]), arguments)
 }
 
 /// A newer writer ends the older one for good, and what the older one had begun is in no topic.
@@ -113,7 +112,7 @@ async fn a_foreign_open_transaction_does_not_hide_the_position() {
 /// The broker is killed under commits and comes back: each call answers, nothing is lost, nothing is doubled, order holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_survive_a_killed_broker() {
-    let servers = tokio::task::spawn_blocking(killed_broker).await.unwrap();
+    let servers = tokio::task::spawn_blocking(|| killed(&["up"])).await.unwrap();
     let (config, topic) = (KafkaConfig::new(unique("group"), vec![servers.clone()]), unique("topic"));
     let log = open(&config).await;
     let mut writer = log.writer("c-0").await.unwrap();
@@ -121,8 +120,8 @@ async fn commits_survive_a_killed_broker() {
     let kills = tokio::task::spawn_blocking(|| {
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(400));
-            script(KILLED_PORT, &["kill", "1"]);
-            script(KILLED_PORT, &["start", "1"]);
+            killed(&["kill", "1"]);
+            killed(&["start", "1"]);
         }
     });
     let mut tx = 1;
@@ -151,7 +150,7 @@ async fn commits_survive_a_killed_broker() {
     let values: Vec<_> = stored(&servers, &topic).into_iter().map(|r| r.2.unwrap()).collect();
     let expected: Vec<_> = (0..tx).map(|n| n.to_string()).collect();
     assert_eq!(values, expected, "after {reopened} new writers");
-    tokio::task::spawn_blocking(|| script(KILLED_PORT, &["wipe"])).await.unwrap();
+    tokio::task::spawn_blocking(|| killed(&["wipe"])).await.unwrap();
 }
 
 fn transactional(id: &str) -> BaseProducer {

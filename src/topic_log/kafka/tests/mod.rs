@@ -32,9 +32,12 @@ use crate::topic_log::{
 
 /// The script with the cluster on `port`; answers what it says.
 fn script(port: u16, arguments: &[&str]) -> String {
+    said(Command::new("bash").env("KAFKA_PORT", port.to_string()), arguments)
+}
+
+fn said(bash: &mut Command, arguments: &[&str]) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/kafka.sh");
-    let out =
-        Command::new("bash").arg(path).args(arguments).env("KAFKA_PORT", port.to_string()).output().unwrap();
+    let out = bash.arg(path).args(arguments).output().unwrap();
     assert!(out.status.success(), "kafka.sh {arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
