@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    rowstream_malloc::keep_small();
+    rowstream_memory::keep_small();
     rowstream::cli::main()
 }

@@ -3,7 +3,7 @@
 //! The same table serves YAML (nested, typed) and Connect's flat string map: [`nest`] turns the second into the first, so
 //! that there is one path behind both.
 
-use rowstream_api::{ByteSize, ConfigErrors, FieldDoc, FieldKind, units::parse_duration};
+use rowstream_api::{ByteSize, ConfigErrors, FieldDoc, FieldKind, config::nearest, units::parse_duration};
 use serde_json::{Map, Value};
 
 /// Checks `document` against `fields` and answers it with each value in its declared type.
@@ -66,12 +66,9 @@ impl Walk<'_> {
 
 fn unknown(path: &str, fields: &[FieldDoc]) -> String {
     let parents = fields.iter().flat_map(|f| f.path.match_indices('.').filter_map(|(i, _)| f.path.get(..i)));
-    let nearest = fields.iter().map(|f| f.path).chain(parents).min_by_key(|known| distance(path, known));
-    match nearest {
-        Some(known) if distance(path, known) <= 3.max(path.len() / 3) => {
-            format!("is not a known key; did you mean `{known}`?")
-        }
-        _ => "is not a known key".to_owned(),
+    match nearest(path, fields.iter().map(|f| f.path).chain(parents)) {
+        Some(known) => format!("is not a known key; did you mean `{known}`?"),
+        None => "is not a known key".to_owned(),
     }
 }
 
@@ -216,24 +213,6 @@ pub fn lookup<'a>(document: &'a Map<String, Value>, path: &str) -> Option<&'a Va
 
 fn first_sentence(doc: &str) -> &str {
     doc.split_inclusive(". ").next().unwrap_or(doc).trim_end()
-}
-
-/// Levenshtein distance, for "did you mean".
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut previous = i;
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (cb, &above) in b.chars().zip(row.iter().skip(1)) {
-            let cost = usize::from(ca != cb);
-            left = (left + 1).min(above + 1).min(previous + cost);
-            previous = above;
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

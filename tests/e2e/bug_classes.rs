@@ -76,20 +76,30 @@ fn class_02_snapshot_to_stream_hand_off() {
     }
 }
 
+/// Who waits for a standby's answer.
+const WAITS_FOR_STANDBY: &str = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+
+/// A server whose synchronous standby never answers, and a database there with rows, a publication and a slot. Only who asks for it waits.
+fn orders_with_a_standby_that_does_not_answer(rows: u32) -> (PrivateServer, Database) {
+    let server =
+        PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
+    let source = Database::on(server.port, "ghost");
+    source.sql.run(&format!(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);
+         INSERT INTO orders SELECT i, 1, 'row ' || i FROM generate_series(1, {rows}) i",
+    ));
+    let slot = source.slot();
+    source.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE orders"));
+    source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    (server, source)
+}
+
 /// 2 again: a commit is in the stream long before a snapshot can see it, because a synchronous standby does not answer. Positions say
 /// that the chunk is the newer one; only transaction ids tell that it is not.
 #[test]
 fn class_02_commits_that_snapshots_can_not_see_yet() {
-    let server =
-        PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
-    let (source, target) = (Database::on(server.port, "ghost"), Database::new("ghost_dst"));
-    source.sql.run(
-        "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);
-         INSERT INTO orders SELECT i, 1, 'row ' || i FROM generate_series(1, 1000) i",
-    );
-    let slot = source.slot();
-    source.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE orders"));
-    source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    let (_server, source) = orders_with_a_standby_that_does_not_answer(1000);
+    let target = Database::new("ghost_dst");
     let daemon = Daemon::new(json!({}));
     daemon.connector(&rig::source(&source, json!({ "snapshot": { "chunk_rows": 100 } })));
     daemon.connector(&rig::sink(&target, json!({})));
@@ -99,8 +109,7 @@ fn class_02_commits_that_snapshots_can_not_see_yet() {
             stalled.run("SET synchronous_commit = on");
             stalled.run("UPDATE orders SET version = 2 WHERE id % 2 = 0");
         });
-        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        daemon.until("the commit waits for the standby", || source.sql.one(waiting));
+        daemon.until("the commit waits for the standby", || source.sql.one(WAITS_FOR_STANDBY));
         daemon.start();
         let arrived = "SELECT count(*) || ' ' || sum(version) FROM orders";
         daemon.until("every row is in the target, changed ones as they will be", || {
@@ -110,7 +119,7 @@ fn class_02_commits_that_snapshots_can_not_see_yet() {
         assert_eq!(source.sql.one(arrived).as_deref(), Some("1000 1000"), "nobody sees the commit yet");
         // Each row is told once: by the stream, or by the snapshot.
         assert_eq!(daemon.topic_end("shop.public.orders"), Some(1_000));
-        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({waiting}) AS w"));
+        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({WAITS_FOR_STANDBY}) AS w"));
     });
     let rows = "SELECT id, version, note FROM orders ORDER BY id";
     assert_eq!(target.sql.rows(rows), source.sql.rows(rows));
@@ -120,16 +129,8 @@ fn class_02_commits_that_snapshots_can_not_see_yet() {
 /// remembered, so the snapshot must wait until it is visible, however long a standby does not answer.
 #[test]
 fn class_02_commits_that_were_told_before_a_kill_and_can_not_be_seen_yet() {
-    let server =
-        PrivateServer::start(&["-c", "synchronous_standby_names=ghost", "-c", "synchronous_commit=local"]);
-    let (source, target) = (Database::on(server.port, "ghost"), Database::new("ghost_dst"));
-    source.sql.run(
-        "CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text);
-         INSERT INTO orders SELECT i, 1, 'row ' || i FROM generate_series(1, 3000) i",
-    );
-    let slot = source.slot();
-    source.sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE orders"));
-    source.sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    let (_server, source) = orders_with_a_standby_that_does_not_answer(3000);
+    let target = Database::new("ghost_dst");
     let daemon = Daemon::new(json!({}));
     daemon.connector(&rig::source(&source, json!({ "snapshot": { "chunk_rows": 1 } })));
     std::thread::scope(|scope| {
@@ -138,8 +139,7 @@ fn class_02_commits_that_were_told_before_a_kill_and_can_not_be_seen_yet() {
             stalled.run("SET synchronous_commit = on");
             stalled.run("UPDATE orders SET version = 2 WHERE id > 2990");
         });
-        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        daemon.until("the commit waits for the standby", || source.sql.one(waiting));
+        daemon.until("the commit waits for the standby", || source.sql.one(WAITS_FOR_STANDBY));
         daemon.start();
         daemon.until("the commit is told, and not much of the snapshot", || {
             daemon.topic_end("shop.public.orders").filter(|end| *end > 10)
@@ -155,7 +155,7 @@ fn class_02_commits_that_were_told_before_a_kill_and_can_not_be_seen_yet() {
             Some("3000"),
             "nobody sees the commit yet"
         );
-        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({waiting}) AS w"));
+        source.sql.run(&format!("SELECT pg_cancel_backend(pid) FROM ({WAITS_FOR_STANDBY}) AS w"));
     });
     let rows = "SELECT id, version, note FROM orders ORDER BY id";
     daemon.until("the target equals the source", || {

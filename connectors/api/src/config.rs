@@ -124,3 +124,40 @@ impl<'de> Deserialize<'de> for Secret {
         String::deserialize(deserializer).map(Self)
     }
 }
+
+/// Which of these a person most likely meant; `None` when nothing is near.
+pub fn nearest<'n>(wanted: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    known
+        .map(|name| (distance(wanted, name), name))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 2.max(wanted.len() / 3))
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut left = i + 1;
+        let mut previous = i;
+        let mut next = vec![left];
+        for (cb, &above) in b.chars().zip(row.iter().skip(1)) {
+            left = (left + 1).min(above + 1).min(previous + usize::from(ca != cb));
+            previous = above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_misses_are_found() {
+        assert_eq!(nearest("regoin", ["id", "region"].into_iter()), Some("region"));
+        assert_eq!(nearest("colour", ["id", "region"].into_iter()), None);
+    }
+}

@@ -13,6 +13,7 @@ pub mod config;
 pub mod error;
 pub mod json;
 pub mod offset;
+pub mod queue;
 pub mod row;
 pub mod schema;
 pub mod sink;

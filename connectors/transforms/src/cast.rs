@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rowstream_api::{
     ConfigErrors, FieldDoc, FieldKind, RecordError, Schema, SchemaBuilder, SchemaType, Semantic, Value,
-    ValueRef,
+    ValueRef, config::nearest,
 };
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ use crate::{
     fields::ON_FIELD,
     refused,
     rows::{On, OverRows, Planning, RowStep, Surroundings, like, type_word},
-    settings::{nearest, parse},
+    settings::parse,
     text::header_text,
     unavailable::is_placeholder,
     values::integer_range,

@@ -11,14 +11,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rowstream_api::{RecordError, Schema, SchemaBuilder, ValueRef};
+use rowstream_api::{RecordError, Schema, SchemaBuilder, ValueRef, config::nearest};
 use serde::Deserialize;
 
 use crate::{
     chain::Transform,
     record::{Part, Record},
     refused,
-    settings::nearest,
     unavailable::Unavailable,
 };
 

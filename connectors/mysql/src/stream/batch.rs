@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rowstream_api::ConnectorError;
+use rowstream_api::{ConnectorError, queue};
 
 use super::position::{BinlogPosition, Position};
 use crate::{
@@ -97,11 +97,12 @@ pub struct RawBatch {
     pub ends_transaction: bool,
 }
 
-impl RawBatch {
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+impl queue::Batch for RawBatch {
+    fn bytes(&self) -> usize {
         self.rows.bytes() + 64
+    }
+    fn ended() -> ConnectorError {
+        ConnectorError::transient("MYSQL_CONNECTION", "the binlog stream has ended")
     }
 }
 

@@ -1,6 +1,6 @@
 //! The stream: [`statement`] (what a statement in the binlog means), [`batch`] (what is handed over), [`assemble`] (events to batches and positions), [`xa`] (transactions that
 //! wait for their decision), [`lookup`] (what is looked for in the binlog
-//! beside the stream), [`reader`] (the thread that owns the connection), [`queue`] (between it and the
+//! beside the stream), [`reader`] (the thread that owns the connection), [`queue`](rowstream_api::queue) (between it and the
 //! task), [`changes`] (a batch as the pipeline visits it).
 
 pub mod assemble;
@@ -8,7 +8,6 @@ pub mod batch;
 pub mod changes;
 pub mod lookup;
 pub mod position;
-pub mod queue;
 pub mod reader;
 pub mod statement;
 pub mod xa;

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use rowstream_api::{Attempting, ConnectorError};
+use rowstream_api::{
+    Attempting, ConnectorError,
+    queue::{self, Receiver, Sender},
+};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -23,9 +26,9 @@ use tokio::{
 
 use super::{
     assemble::Assembler,
+    batch::RawBatch,
     lookup,
     position::{BinlogPosition, Position},
-    queue::{self, Receiver, Sender},
 };
 use crate::{
     connection::{ConnectionPlan, Flavour},
@@ -117,7 +120,7 @@ impl Control {
 /// A running reader. Dropping it ends the thread.
 pub struct Reader {
     /// Batches.
-    pub batches: Receiver,
+    pub batches: Receiver<RawBatch>,
     /// See [`Control`].
     pub control: Arc<Control>,
     ended: Option<oneshot::Receiver<()>>,
@@ -166,7 +169,7 @@ impl Drop for Reader {
 
 fn run_thread(
     plan: &StreamPlan,
-    sender: &Sender,
+    sender: &Sender<RawBatch>,
     control: &Control,
     opened: oneshot::Sender<Result<(), ConnectorError>>,
 ) {
@@ -258,7 +261,7 @@ enum Step {
 
 struct Stream<'a> {
     plan: &'a StreamPlan,
-    sender: &'a Sender,
+    sender: &'a Sender<RawBatch>,
     control: &'a Control,
     connection: BinlogConnection,
     assembler: Assembler,
@@ -273,7 +276,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     async fn open(
         plan: &'a StreamPlan,
-        sender: &'a Sender,
+        sender: &'a Sender<RawBatch>,
         control: &'a Control,
     ) -> Result<Self, ConnectorError> {
         let mut connection = BinlogConnection::connect(&plan.connection).await?;

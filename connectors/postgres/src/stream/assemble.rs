@@ -7,7 +7,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rowstream_api::ConnectorError;
+use rowstream_api::{
+    ConnectorError,
+    queue::{self, Batch as _},
+};
 
 use crate::{
     replication::malformed,
@@ -94,11 +97,12 @@ pub struct RawBatch {
     pub ends_transaction: bool,
 }
 
-impl RawBatch {
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+impl queue::Batch for RawBatch {
+    fn bytes(&self) -> usize {
         self.arena.len() + self.entries.len() * size_of::<Entry>() + 64
+    }
+    fn ended() -> ConnectorError {
+        ConnectorError::transient("PG_CONNECTION", "the replication stream has ended")
     }
 }
 

@@ -10,6 +10,5 @@
 
 pub mod assemble;
 pub mod changes;
-pub mod queue;
 pub mod reader;
 pub mod rekey;

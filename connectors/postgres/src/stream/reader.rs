@@ -16,17 +16,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rowstream_api::{Attempting, ConnectorError};
+use rowstream_api::{
+    Attempting, ConnectorError,
+    queue::{self, Receiver, Sender},
+};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
 
 pub use super::assemble::RawBatch;
-use super::{
-    assemble::{Assembler, Position},
-    queue::{self, Receiver, Sender},
-};
+use super::assemble::{Assembler, Position};
 use crate::{
     connection::ConnectionPlan,
     ident::QuotedIdent,
@@ -120,7 +120,7 @@ impl Control {
 /// A running reader. Dropping it ends the thread without a farewell.
 pub struct Reader {
     /// Batches.
-    pub batches: Receiver,
+    pub batches: Receiver<RawBatch>,
     /// The flushed position and more.
     pub control: Arc<Control>,
     ended: Option<oneshot::Receiver<()>>,
@@ -171,7 +171,7 @@ impl Drop for Reader {
 
 fn run_thread(
     plan: &StreamPlan,
-    sender: &Sender,
+    sender: &Sender<RawBatch>,
     control: &Control,
     opened: oneshot::Sender<Result<(), ConnectorError>>,
 ) {
@@ -212,7 +212,7 @@ enum Step {
 
 struct Stream<'a> {
     plan: &'a StreamPlan,
-    sender: &'a Sender,
+    sender: &'a Sender<RawBatch>,
     control: &'a Control,
     connection: RawConnection,
     assembler: Assembler,
@@ -234,7 +234,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     async fn open(
         plan: &'a StreamPlan,
-        sender: &'a Sender,
+        sender: &'a Sender<RawBatch>,
         control: &'a Control,
     ) -> Result<Self, ConnectorError> {
         let mut connection = RawConnection::connect(&plan.connection, Purpose::Replication).await?;

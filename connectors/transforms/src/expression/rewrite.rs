@@ -2,13 +2,14 @@
 
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use regex::Regex;
+use rowstream_api::config::nearest;
 
 use super::{
     RowKnown,
     functions::{self, GLOBALS, MEMBERS},
     slots::{Root, Slot},
 };
-use crate::settings::{nearest, regex_problem, whole_regex};
+use crate::settings::{regex_problem, whole_regex};
 
 /// More macros than these are a program.
 const MACROS_MAX: usize = 4;

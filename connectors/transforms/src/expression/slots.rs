@@ -14,7 +14,7 @@ use cel::{
     context::VariableResolver,
 };
 use regex::Regex;
-use rowstream_api::{RecordError, Schema, ValueRef};
+use rowstream_api::{RecordError, Schema, ValueRef, config::nearest};
 
 use super::{
     RowImage,
@@ -24,7 +24,6 @@ use crate::{
     record::{Part, Record},
     refused,
     rows::SchemaCache,
-    settings::nearest,
     unavailable::Unavailable,
 };
 
