@@ -7,8 +7,8 @@
 //!   disturbed, not even tasks of the same connector.
 //! - **A shard is given up only when nothing runs for it any more**, within the deadline of a stop, so that the next owner finds
 //!   everything committed. Where there was no time for that (a kill, a pause past the session) the fences of log and target, one for
-//!   each task, keep the old one's work out. Workers that for a moment disagree about *how many* tasks a sink has may read one
-//!   partition twice; the target's offsets, which move by compare-and-set whoever moves them, let one of them through.
+//!   each task, keep the old one's work out. Workers that for a moment disagree about *how many* tasks a sink has read some
+//!   partitions twice and some not at all; the target's offsets, which move by compare-and-set whoever moves them, let one through.
 //! - **Each status has one writer**: the owner of the task's shard, at once when a state changes; the owner of task 0, the
 //!   connector's home, tells the connector's own state. An owner that finds something else told of what it runs (a worker that woke
 //!   up told what it had meant to say before) tells it again, and withdraws what is told of tasks that are its own and that it
@@ -148,4 +148,75 @@ async fn all_rest(state: &dyn StateStore, name: &str, shards: u32) -> Result<(),
         }
     }
     store::forget_rest(state, name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config::ConnectorSpec,
+        task::status::{TaskState, TaskStatus},
+        worker::{Origin, TaskView, connector::Elsewhere},
+    };
+
+    const ME: &str = "me:1";
+
+    fn cluster() -> Cluster {
+        let cluster = Cluster::default();
+        let body =
+            |number: usize, worker: &str| json!({ "id": number, "state": "RUNNING", "worker_id": worker });
+        let task = |name: &str, number: usize, worker: &str| {
+            (Told::Task(name.to_owned(), number), body(number, worker))
+        };
+        let head = json!({ "connector": { "state": "RUNNING", "worker_id": "other:1" } });
+        let statuses = [
+            (Told::Connector("shop".to_owned()), head),
+            task("shop", 1, ME),
+            task("shop", 2, "other:1"),
+            task("shop", 9, "other:1"),
+            task("shop2", 0, "other:1"),
+        ];
+        cluster.update(|known| known.statuses = statuses.into_iter().collect());
+        cluster
+    }
+
+    fn view(target: TargetState) -> ConnectorView {
+        let document = json!({ "name": "shop", "connector": "webhook" });
+        let spec = ConnectorSpec::from_document(document.as_object().unwrap().clone()).unwrap();
+        let status = TaskStatus::default().read();
+        let here = TaskView { number: 3, status, gauges: Vec::new(), notes: Vec::new() };
+        ConnectorView {
+            spec,
+            origin: Origin::Rest,
+            kind: None,
+            target,
+            home: false,
+            state: TaskState::Paused,
+            trace: None,
+            delivery: None,
+            tasks: vec![here],
+            elsewhere: Some(Elsewhere { tasks_planned: 4, ..Elsewhere::default() }),
+        }
+    }
+
+    /// Another worker's words count for what it runs, and never for what this one runs, or has been said to run.
+    #[test]
+    fn a_view_is_made_whole_by_what_others_told() {
+        let whole = cluster().complete(view(TargetState::Running), ME);
+        assert_eq!(whole.state, TaskState::Running);
+        assert_eq!(whole.task_numbers(), BTreeSet::from([0, 1, 2, 3, 9]));
+        let told: Vec<usize> = whole.elsewhere.unwrap().tasks.into_keys().collect();
+        assert_eq!(told, [2, 9]);
+        let home = cluster().complete(ConnectorView { home: true, ..view(TargetState::Running) }, ME);
+        assert_eq!(home.state, TaskState::Paused);
+    }
+
+    /// Of a stopped connector those tasks are listed that have not yet been said to have stopped.
+    #[test]
+    fn a_stopped_connector_has_only_what_still_runs() {
+        let whole = cluster().complete(view(TargetState::Stopped), ME);
+        assert_eq!(whole.task_numbers(), BTreeSet::from([2, 3, 9]));
+    }
 }

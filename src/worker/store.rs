@@ -254,3 +254,84 @@ fn new_id() -> String {
 fn put(table: &str, key: &str, value: String) -> StateOp {
     StateOp::Put { table: table.to_owned(), key: key.to_owned(), value: Bytes::from(value) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::topic_log::{
+        TopicLog,
+        embedded::{EmbeddedConfig, EmbeddedLog},
+    };
+
+    async fn log() -> (tempfile::TempDir, Arc<EmbeddedLog>) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(EmbeddedConfig::new(directory.path().join("log"))).await.unwrap();
+        (directory, log)
+    }
+
+    fn task(name: &str, number: usize) -> Told {
+        Told::Task(name.to_owned(), number)
+    }
+
+    /// Requests for several tasks stand side by side: none is lost when they come faster than they are read.
+    #[tokio::test]
+    async fn restarts_of_tasks_do_not_overwrite_each_other() {
+        let (_directory, log) = log().await;
+        let state = log.state();
+        for which in
+            [Restart::All, Restart::OnlyFailed, Restart::Task(1), Restart::Task(12), Restart::Task(1)]
+        {
+            ask_restart(state, "a/b", which).await.unwrap();
+        }
+        let asked = restarts(state).await.unwrap();
+        let which: Vec<_> = asked.iter().map(|(told, (_, which))| (told.clone(), *which)).collect();
+        let wanted = [
+            (Told::Connector("a/b".to_owned()), Restart::OnlyFailed),
+            (task("a/b", 1), Restart::Task(1)),
+            (task("a/b", 12), Restart::Task(12)),
+        ];
+        assert_eq!(which, wanted);
+        let ids: BTreeSet<&String> = asked.values().map(|(id, _)| id).collect();
+        assert_eq!(ids.len(), 3);
+        ask_restart(state, "b", Restart::Task(1)).await.unwrap();
+        delete(state, "a/b").await.unwrap();
+        assert_eq!(restarts(state).await.unwrap().into_keys().collect::<Vec<_>>(), [task("b", 1)]);
+    }
+
+    #[tokio::test]
+    async fn statuses_are_told_by_task() {
+        let (_directory, log) = log().await;
+        let state = log.state();
+        let told = [Told::Connector("7/shop".to_owned()), task("7/shop", 3), task("shop", 73)];
+        for told in &told {
+            put_status(state, told, &json!(format!("{told:?}"))).await.unwrap();
+        }
+        let read: Vec<_> = statuses(state).await.unwrap().into_iter().collect();
+        let wanted: Vec<_> = told.iter().map(|told| (told.clone(), json!(format!("{told:?}")))).collect();
+        assert_eq!(read, wanted);
+        delete_status(state, &told[1]).await.unwrap();
+        assert!(!statuses(state).await.unwrap().contains_key(&told[1]));
+    }
+
+    /// Only answers to this very question count, and they add up over workers.
+    #[tokio::test]
+    async fn an_old_answer_is_none() {
+        let (_directory, log) = log().await;
+        let state = log.state();
+        let old = ask_rest(state, "shop").await.unwrap();
+        answer_rest(state, "one", ("shop", &old), &BTreeSet::from([0, 1])).await.unwrap();
+        let new = ask_rest(state, "shop").await.unwrap();
+        assert_eq!(rest_questions(state).await.unwrap(), BTreeMap::from([("shop".to_owned(), new.clone())]));
+        answer_rest(state, "two", ("shop", &new), &BTreeSet::from([2])).await.unwrap();
+        answer_rest(state, "two", ("other", &new), &BTreeSet::from([3])).await.unwrap();
+        assert_eq!(resting(state, "shop", &new).await.unwrap(), BTreeSet::from([2]));
+        answer_rest(state, "one", ("shop", &new), &BTreeSet::from([0, 1])).await.unwrap();
+        assert_eq!(resting(state, "shop", &new).await.unwrap(), BTreeSet::from([0, 1, 2]));
+        forget_rest(state, "shop").await.unwrap();
+        assert_eq!(resting(state, "shop", &new).await.unwrap(), BTreeSet::new());
+        assert_eq!(rest_questions(state).await.unwrap(), BTreeMap::new());
+        assert_eq!(resting(state, "other", &new).await.unwrap(), BTreeSet::from([3]));
+    }
+}

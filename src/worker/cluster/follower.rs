@@ -27,7 +27,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a status is published of which only the numbers changed.
 const PUBLISH_EVERY: Duration = Duration::from_secs(5);
-/// When what others tell of this worker's tasks contradicts what it published, and is not just what it published before.
+/// When what is stored of this worker's tasks is somebody else's, and not just what it published itself before.
 const CONTRADICTED_AFTER: Duration = Duration::from_secs(1);
 /// Who has not looked for this long stood still. The group may have given its shards away, which it learns before it looks again.
 const STOOD_STILL: Duration = Duration::from_secs(2);
@@ -52,7 +52,7 @@ pub async fn follow(
         render,
         process: uuid::Uuid::new_v4().to_string(),
         unread: false,
-        gained: false,
+        gained: BTreeSet::new(),
         seen: restarts.into_iter().map(|(told, (id, _))| (told, id)).collect(),
         published: BTreeMap::new(),
         questions: BTreeMap::new(),
@@ -71,8 +71,8 @@ struct Follower {
     process: String,
     /// The state could not be read when it should have been.
     unread: bool,
-    /// Shards were gained, for which nothing was started yet.
-    gained: bool,
+    /// Shards that are this worker's, once the state was read as it is now.
+    gained: BTreeSet<u32>,
     /// The last restart request of each connector and task that was looked at.
     seen: BTreeMap<Told, String>,
     /// What was published of what is here: states, everything, and when.
@@ -116,7 +116,7 @@ impl Follower {
     }
 
     async fn look(&mut self) {
-        if self.unread || self.gained {
+        if self.unread || !self.gained.is_empty() {
             self.reconcile().await;
         }
         self.publish().await;
@@ -128,13 +128,13 @@ impl Follower {
         match assignment {
             Assignment::Gained(shards) => {
                 tracing::info!(?shards, "shards gained");
-                self.worker.cluster.own(|owned| owned.extend(shards));
-                // What was stored while they belonged to somebody else, or nobody.
-                self.gained = true;
+                // First comes what was stored while they belonged to somebody else, or nobody.
+                self.gained.extend(shards);
                 self.reconcile().await;
             }
             Assignment::Revoked { shards, done } => {
                 tracing::info!(?shards, "shards go to other workers");
+                self.gained.retain(|shard| !shards.contains(shard));
                 self.worker.cluster.own(|owned| owned.retain(|shard| !shards.contains(shard)));
                 self.worker.assign_all().await;
                 // The group may have stopped waiting.
@@ -149,7 +149,9 @@ impl Follower {
         match self.try_reconcile().await {
             Ok(()) => {
                 self.unread = false;
-                if std::mem::take(&mut self.gained) {
+                if !self.gained.is_empty() {
+                    let gained = std::mem::take(&mut self.gained);
+                    self.worker.cluster.own(|owned| owned.extend(gained));
                     self.worker.assign_all().await;
                 }
             }
@@ -222,7 +224,7 @@ impl Follower {
 
     fn is_due(&self, told: &Told, body: &Value, stored: Option<&Value>) -> bool {
         let Some((published, whole, at)) = self.published.get(told) else { return true };
-        let contradicted = stored.is_some_and(|stored| states(stored) != *published);
+        let contradicted = stored.is_none_or(|stored| states(stored) != *published);
         *published != states(body)
             || (*whole != *body && at.elapsed() > PUBLISH_EVERY)
             || (contradicted && at.elapsed() > CONTRADICTED_AFTER)
