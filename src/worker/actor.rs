@@ -35,6 +35,7 @@ use crate::{
         status::{TaskState, TaskStatus},
         supervise::{Fenced, Runnable, supervise},
     },
+    telemetry::metrics::TaskMetrics,
     topic_log::TopicFilter,
 };
 
@@ -63,7 +64,15 @@ pub(super) struct Published {
     pub(super) trace: Option<String>,
     pub(super) delivery: Option<Delivery>,
     /// The tasks that are here.
-    pub(super) tasks: BTreeMap<usize, TaskStatus>,
+    pub(super) tasks: BTreeMap<usize, TaskHere>,
+}
+
+/// A task that is here, whether it runs or not.
+#[derive(Clone)]
+pub(super) struct TaskHere {
+    pub(super) status: TaskStatus,
+    /// Held so that a failed or paused one still shows in the metrics; gone with the task.
+    _series: TaskMetrics,
 }
 
 impl Published {
@@ -84,10 +93,10 @@ impl Published {
 }
 
 /// Tasks that are not started yet.
-type MadeTasks = Vec<(usize, TaskStatus, Box<dyn Runnable>)>;
+type MadeTasks = Vec<(usize, TaskHere, Box<dyn Runnable>)>;
 
 struct RunningTask {
-    status: TaskStatus,
+    here: TaskHere,
     stop: CancellationToken,
     /// Exactly one task; a set, because it aborts what it holds when dropped.
     run: JoinSet<()>,
@@ -219,18 +228,18 @@ impl Actor {
             TargetState::Paused => (TaskState::Paused, self.make_tasks(spec, plan, &missing)?),
             TargetState::Stopped => (TaskState::Stopped, Vec::new()),
         };
-        let mut statuses: BTreeMap<usize, TaskStatus> =
-            self.tasks.iter().map(|(number, task)| (*number, task.status.clone())).collect();
-        statuses.extend(made.iter().map(|(number, status, _)| (*number, status.clone())));
+        let mut tasks: BTreeMap<usize, TaskHere> =
+            self.tasks.iter().map(|(number, task)| (*number, task.here.clone())).collect();
+        tasks.extend(made.iter().map(|(number, here, _)| (*number, here.clone())));
         lock(&self.published).delivery = Some(delivery);
-        self.publish(state, statuses);
+        self.publish(state, tasks);
         let fenced = if self.context.log.group().is_some() { Fenced::TryAgain } else { Fenced::ForGood };
         let started = made.len();
-        for (number, status, runnable) in made {
+        for (number, here, runnable) in made {
             if *target == TargetState::Paused {
-                status.set(TaskState::Paused);
+                here.status.set(TaskState::Paused);
             } else {
-                self.tasks.insert(number, spawn_task(spec, number, (status, fenced), runnable));
+                self.tasks.insert(number, spawn_task(spec, number, (here, fenced), runnable));
             }
         }
         if *target == TargetState::Running && started > 0 {
@@ -243,17 +252,19 @@ impl Actor {
     /// here, for the others may do better.
     fn failed(&self, wanted: &Wanted, error: &ConnectorError, here: &BTreeSet<usize>) {
         tracing::error!(error = %Chain(error), code = error.code, remedy = error.remedy, "connector failed to start");
-        let status = |number: &usize| {
+        let metrics = &self.context.metrics;
+        let task = |number: &usize| {
             let failed = || {
                 let status = TaskStatus::default();
                 status.fail(error);
-                status
+                let series = metrics.task_series(&wanted.spec.name, *number, &status.gauges);
+                TaskHere { status, _series: series }
             };
-            (*number, self.tasks.get(number).map_or_else(failed, |task| task.status.clone()))
+            (*number, self.tasks.get(number).map_or_else(failed, |task| task.here.clone()))
         };
         let tasks = match wanted.share {
             Share::All => BTreeMap::new(),
-            Share::Shards { .. } => here.iter().map(status).collect(),
+            Share::Shards { .. } => here.iter().map(task).collect(),
         };
         if !self.tasks.is_empty() {
             // Gained ones could not be started beside those that run on.
@@ -268,7 +279,7 @@ impl Actor {
         lock(&self.published).trace = Some(trace);
     }
 
-    fn publish(&self, state: TaskState, tasks: BTreeMap<usize, TaskStatus>) {
+    fn publish(&self, state: TaskState, tasks: BTreeMap<usize, TaskHere>) {
         let mut published = lock(&self.published);
         (published.state, published.trace, published.tasks) = (state, None, tasks);
     }
@@ -299,8 +310,9 @@ impl Actor {
                     let shared = shared(task);
                     let status = shared.status.clone();
                     let metrics = metrics.source_task(&spec.name, task, &status.gauges);
+                    let here = TaskHere { status, _series: metrics.task.clone() };
                     let run = SourceTaskRun { plan, shared, metrics, runs: 0 };
-                    (task, status, Box::new(run) as Box<dyn Runnable>)
+                    (task, here, Box::new(run) as Box<dyn Runnable>)
                 })
                 .collect(),
             // Each task has a reader of its share of the partitions, and a connection of its own.
@@ -316,8 +328,9 @@ impl Actor {
                         let metrics = metrics.sink_task(&spec.name, task, &status.gauges);
                         let topics = TopicFilter::new(spec.topics.iter().cloned()).share(share, count);
                         let plan = Arc::clone(&plan);
+                        let here = TaskHere { status, _series: metrics.task.clone() };
                         let run = SinkTaskRun { plan, topics, shared, metrics, runs: 0 };
-                        (task, status, Box::new(run) as Box<dyn Runnable>)
+                        (task, here, Box::new(run) as Box<dyn Runnable>)
                     })
                     .collect()
             }
@@ -346,13 +359,13 @@ impl Actor {
                     "task did not stop in time and was aborted; it resumes from what is stored"
                 );
                 task.run.shutdown().await;
-                task.status.set(TaskState::Stopped);
+                task.here.status.set(TaskState::Stopped);
             }
         }
     }
 
     async fn restart(&mut self, which: Restart) {
-        let failed = |task: &RunningTask| task.status.read().state == TaskState::Failed;
+        let failed = |task: &RunningTask| task.here.status.read().state == TaskState::Failed;
         let connector_failed = lock(&self.published).state == TaskState::Failed;
         let again: BTreeSet<usize> = match which {
             Restart::All => self.tasks.keys().copied().collect(),
@@ -364,7 +377,7 @@ impl Actor {
         }
         tracing::info!(tasks = ?again, "restart requested");
         for task in again.iter().filter_map(|number| self.tasks.get(number)) {
-            task.status.set(TaskState::Restarting);
+            task.here.status.set(TaskState::Restarting);
         }
         self.stop(again).await;
         self.start().await;
@@ -374,16 +387,16 @@ impl Actor {
 fn spawn_task(
     spec: &ConnectorSpec,
     number: usize,
-    (status, fenced): (TaskStatus, Fenced),
+    (here, fenced): (TaskHere, Fenced),
     runnable: Box<dyn Runnable>,
 ) -> RunningTask {
     let stop = CancellationToken::new();
     let span = tracing::info_span!("task", connector = spec.name, task = number);
     let mut run = JoinSet::new();
     let policy = (Backoff::new(spec.restart.clone()), fenced);
-    let supervised = supervise(runnable, status.clone(), policy, stop.clone());
+    let supervised = supervise(runnable, here.status.clone(), policy, stop.clone());
     run.spawn(supervised.instrument(span));
-    RunningTask { status, stop, run }
+    RunningTask { here, stop, run }
 }
 
 fn tasks_max(spec: &ConnectorSpec) -> NonZeroUsize {

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use super::{
     Restart, WorkerContext,
-    actor::{Actor, Command, Published},
+    actor::{Actor, Command, Published, TaskHere},
     share::Share,
 };
 use crate::{
@@ -183,11 +183,11 @@ impl Connector {
     /// What it is here, now.
     pub(super) fn view(&self) -> ConnectorView {
         let published = lock(&self.published);
-        let task = |(number, task): (&usize, &crate::task::status::TaskStatus)| TaskView {
+        let task = |(number, TaskHere { status, .. }): (&usize, &TaskHere)| TaskView {
             number: *number,
-            status: task.read(),
-            gauges: task.gauges.values(),
-            notes: task.gauges.notes(),
+            status: status.read(),
+            gauges: status.gauges.values(),
+            notes: status.gauges.notes(),
         };
         let elsewhere = match published.share {
             Share::All => None,
