@@ -50,6 +50,9 @@ pub(super) enum Command {
     ShutDown(oneshot::Sender<()>),
 }
 
+/// States in which nothing runs.
+pub(super) const AT_REST: [TaskState; 3] = [TaskState::Stopped, TaskState::Failed, TaskState::Unassigned];
+
 /// What others see.
 pub(super) struct Published {
     pub(super) spec: ConnectorSpec,
@@ -131,14 +134,12 @@ impl Actor {
                         continue;
                     }
                     tracing::info!("configuration changed, restarting");
-                    self.stop_all().await;
                     self.start().await;
                 }
                 Command::Target(target) => {
                     tracing::info!(target = target.as_str(), "target state set");
                     let running = lock(&self.published).state == TaskState::Running;
                     if target != TargetState::Running || !running {
-                        self.stop_all().await;
                         self.start().await;
                     }
                 }
@@ -173,24 +174,25 @@ impl Actor {
         let gained: Vec<_> = after.difference(&before).collect();
         let lost: Vec<_> = before.difference(&after).collect();
         tracing::info!(?gained, ?lost, "tasks are shared anew");
-        if self.started.as_ref() == Some(&lock(&self.published).spec) {
-            let gone = self.tasks.keys().copied().filter(|task| !after.contains(task)).collect();
-            self.stop(gone).await;
-        } else {
-            self.stop_all().await;
-        }
+        let gone = self.tasks.keys().copied().filter(|task| !after.contains(task)).collect();
+        self.stop(gone).await;
         self.start().await;
     }
 
-    /// Plans the connector and brings it into its target state: what shall run here and does not is started.
+    /// Plans the connector and brings it into its target state. What runs goes on if that is wanted as it was started; what shall run
+    /// here and does not is started.
     async fn start(&mut self) {
         let wanted = {
             let mut published = lock(&self.published);
-            // Not at rest any more, whatever follows.
-            published.state = TaskState::Restarting;
+            if published.target != TargetState::Stopped && AT_REST.contains(&published.state) {
+                published.state = TaskState::Restarting;
+            }
             let Published { spec, target, share, .. } = &*published;
             Wanted { spec: spec.clone(), target: *target, share: share.clone() }
         };
+        if wanted.target != TargetState::Running || self.started.as_ref() != Some(&wanted.spec) {
+            self.stop_all().await;
+        }
         self.started = Some(wanted.spec.clone());
         if self.tasks.is_empty() {
             self.context.exclusive.release(&wanted.spec.name);

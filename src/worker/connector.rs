@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use super::{
     Restart, WorkerContext,
-    actor::{Actor, Command, Published, TaskHere},
+    actor::{AT_REST, Actor, Command, Published, TaskHere},
     share::Share,
 };
 use crate::{
@@ -212,8 +212,7 @@ impl Connector {
     /// Whether it shall be stopped and nothing of it runs here.
     pub(super) fn rests(&self) -> bool {
         let published = lock(&self.published);
-        let at_rest = [TaskState::Stopped, TaskState::Failed, TaskState::Unassigned];
-        published.target == TargetState::Stopped && at_rest.contains(&published.state)
+        published.target == TargetState::Stopped && AT_REST.contains(&published.state)
     }
 
     pub(super) fn change(&self, spec: ConnectorSpec) {
