@@ -69,8 +69,8 @@ impl Fleet {
         Some(places)
     }
 
-    /// Tasks that a worker says of itself, for Prometheus, that it runs.
-    fn runs(&self, worker: usize) -> Option<BTreeSet<TaskName>> {
+    /// Those of the tasks that a worker says of itself, for Prometheus, that it runs.
+    fn runs(&self, worker: usize, places: &BTreeMap<TaskName, Place>) -> Option<BTreeSet<TaskName>> {
         let page = self.0[worker].try_get("/metrics")?.text();
         let running = page.lines().filter(|line| {
             line.starts_with("rowstream_task_state{")
@@ -81,7 +81,10 @@ impl Fleet {
             let (_, rest) = line.split_once(&format!("{name}=\""))?;
             Some(rest.split_once('"')?.0.to_owned())
         };
-        running.map(|line| Some(format!("{}-{}", label(line, "connector")?, label(line, "task")?))).collect()
+        let running =
+            running.map(|line| Some(format!("{}-{}", label(line, "connector")?, label(line, "task")?)));
+        let running: Option<BTreeSet<TaskName>> = running.collect();
+        running.map(|tasks| tasks.into_iter().filter(|task| places.contains_key(task)).collect())
     }
 
     /// Waits until all tasks run on `alive` only, each of those says the same, and that is what each of them really runs.
@@ -100,7 +103,8 @@ impl Fleet {
                     let told = self.places(*worker, wanted);
                     let here = places.iter().filter(|(_, place)| place.worker == self.id(*worker));
                     let here: BTreeSet<TaskName> = here.map(|(task, _)| task.clone()).collect();
-                    told.as_ref().map(owners) == Some(owners(&places)) && self.runs(*worker) == Some(here)
+                    told.as_ref().map(owners) == Some(owners(&places))
+                        && self.runs(*worker, &places) == Some(here)
                 });
                 let ids: BTreeSet<String> = alive.iter().map(|worker| self.id(*worker)).collect();
                 (agreed && places.values().all(|place| ids.contains(&place.worker))).then_some(places)
@@ -241,7 +245,7 @@ fn three_workers_share_the_tasks_of_each_sink() {
                 "{what}: all tasks run after {settled:.1} s ({spread:?}), rows flow after {flows:.1} s"
             ));
             assert!(spread.iter().all(|tasks| *tasks > 0), "{what}: a worker has nothing to do: {places:?}");
-            places
+            fleet.settled(what, alive, wanted)
         };
         recovers("start", &[0, 1, 2], &wanted);
 
