@@ -112,6 +112,28 @@ impl Fleet {
         )
     }
 
+    /// Waits until all is settled and new rows flow; says how long that took and where tasks are.
+    fn recovers(
+        &self,
+        shop: &Shop,
+        what: &str,
+        alive: &[usize],
+        wanted: &BTreeMap<&str, usize>,
+    ) -> BTreeMap<TaskName, Place> {
+        let started = Instant::now();
+        let places = self.settled(what, alive, wanted);
+        let settled = started.elapsed().as_secs_f64();
+        shop.flows(what, || self.0[alive[0]].explain());
+        let flows = started.elapsed().as_secs_f64();
+        let count = |worker| places.values().filter(|place| place.worker == self.id(worker)).count();
+        let spread: Vec<usize> = alive.iter().map(|worker| count(*worker)).collect();
+        note(&format!(
+            "{what}: all tasks run after {settled:.1} s ({spread:?}), rows flow after {flows:.1} s"
+        ));
+        assert!(spread.iter().all(|tasks| *tasks > 0), "{what}: a worker has nothing to do: {places:?}");
+        self.settled(what, alive, wanted)
+    }
+
     /// Starts a worker and waits until it has got shards.
     fn comes_back(&self, worker: usize) {
         let before = self.gained(worker);
@@ -232,20 +254,7 @@ fn three_workers_share_the_tasks_of_each_sink() {
         let _stops = SetWhenDropped(&stop);
         scope.spawn(|| shop.write_until(&stop));
         let recovers = |what: &str, alive: &[usize], wanted: &BTreeMap<&str, usize>| {
-            let started = Instant::now();
-            let places = fleet.settled(what, alive, wanted);
-            let settled = started.elapsed().as_secs_f64();
-            shop.flows(what, || fleet.0[alive[0]].explain());
-            let flows = started.elapsed().as_secs_f64();
-            let spread: Vec<usize> = alive
-                .iter()
-                .map(|worker| places.values().filter(|place| place.worker == fleet.id(*worker)).count())
-                .collect();
-            note(&format!(
-                "{what}: all tasks run after {settled:.1} s ({spread:?}), rows flow after {flows:.1} s"
-            ));
-            assert!(spread.iter().all(|tasks| *tasks > 0), "{what}: a worker has nothing to do: {places:?}");
-            fleet.settled(what, alive, wanted)
+            fleet.recovers(&shop, what, alive, wanted)
         };
         recovers("start", &[0, 1, 2], &wanted);
 
@@ -282,7 +291,7 @@ fn three_workers_share_the_tasks_of_each_sink() {
                 let worker = &fleet.0[worker];
                 worker.until("it has read that", || {
                     let config = worker.get("/connectors/history/config");
-                    (config["tasks_max"] == count.to_string()).then_some(())
+                    config["tasks_max"].as_str().filter(|told| told.parse() == Ok(count)).map(|_| ())
                 });
             }
             recovers(&format!("all have {count} tasks"), &[0, 1, 2], &tasks(count));
