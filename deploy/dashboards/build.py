@@ -168,7 +168,7 @@ KAFKA = [
     panel("Worker group", "short", [(f"rowstream_log_group_shards{LOG}", "{{instance}} shards"),
           (rate("rowstream_log_group_rebalances_total", LOG), "{{instance}} rebalances/s"),
           (rate("rowstream_log_group_turned_out_total", LOG), "{{instance}} turned out/s")],
-          "Connectors follow shards by a hash of their name. Turned out: it stood still for longer than its session."),
+          "Tasks follow shards by a hash of their connector's name and their number. Turned out: it stood still for longer than its session."),
 ]
 
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::mask;
 use crate::{
     registry,
+    task::status::TaskState,
     worker::{ConnectorView, Origin, TaskView, Worker},
 };
 
@@ -15,26 +16,33 @@ use crate::{
 pub(super) fn info(view: &ConnectorView) -> Value {
     let name = &view.spec.name;
     let tasks: Vec<Value> =
-        (0..view.task_count()).map(|task| json!({ "connector": name, "task": task })).collect();
+        view.task_numbers().iter().map(|task| json!({ "connector": name, "task": task })).collect();
     json!({ "name": name, "config": mask::shown(&view.spec), "tasks": tasks, "type": kind(view) })
 }
 
-/// Connect's `ConnectorStateInfo`; ours: `origin`, `target_state`, `delivery`, and `progress` of each task. Of a connector that
-/// another worker runs it is what that one told; `worker_id` says which.
+/// Connect's `ConnectorStateInfo`; ours: `origin`, `target_state`, `delivery`, and `progress` of each task. What other workers run is as
+/// they told it; `worker_id` says which.
 pub fn status(worker: &Worker, view: &ConnectorView) -> Value {
-    if let Some(told) = &view.elsewhere {
-        let mut told = told.clone();
-        if let Some(members) = told.as_object_mut() {
-            members.insert("target_state".to_owned(), json!(view.target.as_str()));
-        }
+    let mut status = head(worker, view);
+    let tasks: Vec<Value> =
+        view.task_numbers().iter().filter_map(|number| task_of(worker, view, *number)).collect();
+    if let Some(members) = status.as_object_mut() {
+        members.insert("target_state".to_owned(), json!(view.target.as_str()));
+        members.insert("tasks".to_owned(), json!(tasks));
+    }
+    status
+}
+
+fn head(worker: &Worker, view: &ConnectorView) -> Value {
+    let told = view.elsewhere.as_ref().and_then(|elsewhere| elsewhere.head.clone());
+    if let Some(told) = told.filter(|_| !view.home) {
         return told;
     }
-    let worker_id = if view.assigned { worker.id() } else { "" };
+    let worker_id = if view.home { worker.id() } else { "" };
     let mut connector = json!({ "state": view.state.as_str(), "worker_id": worker_id });
     if let (Some(trace), Some(members)) = (&view.trace, connector.as_object_mut()) {
         members.insert("trace".to_owned(), json!(trace));
     }
-    let tasks: Vec<Value> = view.tasks.iter().enumerate().map(|(id, t)| task(worker, id, t)).collect();
     let origin = match &view.origin {
         Origin::File(file) => json!({ "file": file.display().to_string() }),
         Origin::Rest => json!("rest"),
@@ -42,7 +50,7 @@ pub fn status(worker: &Worker, view: &ConnectorView) -> Value {
     json!({
         "name": view.spec.name,
         "connector": connector,
-        "tasks": tasks,
+        "tasks": [],
         "type": kind(view),
         "class": view.spec.connector,
         "target_state": view.target.as_str(),
@@ -51,14 +59,24 @@ pub fn status(worker: &Worker, view: &ConnectorView) -> Value {
     })
 }
 
+/// One task, wherever it runs; nobody's while nobody says that it runs there. `None` when there is no such task.
+pub(super) fn task_of(worker: &Worker, view: &ConnectorView, number: usize) -> Option<Value> {
+    if let Some(here) = view.tasks.iter().find(|task| task.number == number) {
+        return Some(task(worker, here));
+    }
+    let told = view.elsewhere.as_ref().and_then(|elsewhere| elsewhere.tasks.get(&number).cloned());
+    let nobodys = || json!({ "id": number, "state": TaskState::Unassigned.as_str(), "worker_id": "" });
+    told.or_else(|| view.task_numbers().contains(&number).then(nobodys))
+}
+
 /// Connect's `TaskState`, with our `progress`.
-pub(super) fn task(worker: &Worker, id: usize, view: &TaskView) -> Value {
+fn task(worker: &Worker, view: &TaskView) -> Value {
     let status = &view.status;
     let gauges: Map<String, Value> =
         view.gauges.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     let notes: Map<String, Value> =
         view.notes.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
-    let mut body = json!({ "id": id, "state": status.state.as_str(), "worker_id": worker.id() });
+    let mut body = json!({ "id": view.number, "state": status.state.as_str(), "worker_id": worker.id() });
     let progress = json!({
         "records": status.records,
         "since_ms": epoch_ms(status.since),

@@ -113,14 +113,14 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
     let views = state.worker.views().await;
     let now = SystemTime::now();
     for view in &views {
-        for (id, task) in view.tasks.iter().enumerate() {
+        for task in &view.tasks {
             let busy = readiness::busy_for(&task.status, now).unwrap_or_default();
-            metrics.set_task_state(&view.spec.name, id, task.status.state.as_str(), busy);
+            metrics.set_task_state(&view.spec.name, task.number, task.status.state.as_str(), busy);
         }
     }
     let states: Vec<_> = views
         .iter()
-        .filter(|view| view.assigned)
+        .filter(|view| view.home)
         .map(|view| (view.spec.name.as_str(), view.state.as_str()))
         .collect();
     let page = metrics.render(&state.worker.log().health(), &states);

@@ -38,7 +38,7 @@ pub(super) async fn stop(State(state): State<AdminState>, Path(name): Path<Strin
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// A connector and its tasks share one plan, so restarting one restarts the other; `onlyFailed` spares what works. With
+/// A connector and its tasks share one plan, so restarting it restarts them, wherever they run; `onlyFailed` spares what works. With
 /// `includeTasks` (KIP-745) the answer shows what is being restarted.
 pub(super) async fn restart(
     State(state): State<AdminState>,
@@ -60,7 +60,13 @@ fn show_restarting(view: &mut ConnectorView, only_failed: bool) {
     if affected(view.state) {
         view.state = TaskState::Restarting;
     }
-    if let Some(state) = view.elsewhere.as_mut().and_then(|told| told.pointer_mut("/connector/state")) {
+    for told in view.elsewhere.iter_mut().flat_map(|elsewhere| elsewhere.tasks.values_mut()) {
+        if told["state"].as_str().and_then(TaskState::parse).is_some_and(affected) {
+            told["state"] = json!(TaskState::Restarting.as_str());
+        }
+    }
+    let head = view.elsewhere.as_mut().and_then(|elsewhere| elsewhere.head.as_mut());
+    if let Some(state) = head.and_then(|told| told.pointer_mut("/connector/state")) {
         *state = json!(view.state.as_str());
     }
     for task in view.tasks.iter_mut().filter(|t| affected(t.status.state)) {
@@ -71,7 +77,9 @@ fn show_restarting(view: &mut ConnectorView, only_failed: bool) {
 pub(super) async fn tasks(State(state): State<AdminState>, Path(name): Path<String>) -> Answer {
     let view = state.worker.view(&name).await?;
     let config = mask::shown(&view.spec);
-    let tasks: Vec<Value> = (0..view.task_count())
+    let tasks: Vec<Value> = view
+        .task_numbers()
+        .iter()
         .map(|task| json!({ "id": { "connector": name, "task": task }, "config": config }))
         .collect();
     Ok(Json(tasks).into_response())
@@ -82,12 +90,8 @@ pub(super) async fn task_status(
     Path((name, task)): Path<(String, String)>,
 ) -> Answer {
     let view = state.worker.view(&name).await?;
-    let id = number(&name, &task)?;
-    if let Some(told) = view.elsewhere.as_ref().and_then(|told| told["tasks"].get(id)) {
-        return Ok(Json(told).into_response());
-    }
-    let task = view.tasks.get(id).ok_or_else(|| unknown(&name, &task))?;
-    Ok(Json(bodies::task(&state.worker, id, task)).into_response())
+    let found = bodies::task_of(&state.worker, &view, number(&name, &task)?);
+    Ok(Json(found.ok_or_else(|| unknown(&name, &task))?).into_response())
 }
 
 pub(super) async fn restart_task(

@@ -1,8 +1,6 @@
 //! `/connectors/{name}/offsets`: where a connector stands, and moving a stopped one.
 //!
-//! Offsets are only changed when no task can write them: a connector that was told to stop is first waited for.
-
-use std::time::Duration;
+//! Offsets are only changed when no task can write them: a connector that was told to stop is first waited for, on every worker.
 
 use axum::{
     Json,
@@ -18,15 +16,7 @@ use super::{
     connectors::message,
     error::{Answer, ApiError, Body, parse},
 };
-use crate::{
-    task::status::TaskState,
-    worker::{ConnectorView, Offsets, TargetState},
-};
-
-/// How long a stopping connector is waited for; its own deadline is below this by default.
-const STOPPED_WITHIN: Duration = Duration::from_secs(30);
-/// Stops are not announced, so the state is looked at this often.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+use crate::worker::Offsets;
 
 pub(super) async fn show(State(state): State<AdminState>, Path(name): Path<String>) -> Answer {
     let offsets: Vec<Value> = match state.worker.offsets(&name).await? {
@@ -52,7 +42,6 @@ fn partition_json(partition: SourcePartition) -> Value {
 }
 
 pub(super) async fn reset(State(state): State<AdminState>, Path(name): Path<String>) -> Answer<Response> {
-    stopped(&state, &name).await?;
     state.worker.reset_offsets(&name).await?;
     Ok(message("The offsets for this connector have been reset successfully"))
 }
@@ -79,7 +68,7 @@ pub(super) async fn alter(State(state): State<AdminState>, Path(name): Path<Stri
             "Partitions / offsets need to be provided for an alter offsets request",
         ));
     }
-    stopped(&state, &name).await?;
+    state.worker.at_rest(&name).await?;
     let Offsets::Source(mut offsets) = state.worker.offsets(&name).await? else {
         return Err(ApiError::bad_request(format!(
             "the offsets of sink connector {name} can't be set, only reset (DELETE): a sink keeps its position at its destination"
@@ -100,30 +89,4 @@ fn apply(offsets: &mut SourceOffsets, change: Alteration) {
         Some(offset) => offsets.insert(partition, SourceOffset(offset)),
         None => offsets.remove(&partition),
     };
-}
-
-/// Waits until a connector that shall be stopped is; refuses one that shall not.
-async fn stopped(state: &AdminState, name: &str) -> Answer<ConnectorView> {
-    let wait = async {
-        loop {
-            let view = state.worker.view(name).await?;
-            // The worker words the refusal; a FAILED connector has no tasks.
-            let at_rest = matches!(view.state, TaskState::Stopped | TaskState::Failed);
-            if view.target != TargetState::Stopped || at_rest {
-                return Ok(view);
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    let view: Answer<ConnectorView> = tokio::time::timeout(STOPPED_WITHIN, wait)
-        .await
-        .map_err(|_| ApiError::conflict(format!("Connector {name} has not stopped yet; try again")))?;
-    let view = view?;
-    if view.target != TargetState::Stopped {
-        return Err(ApiError::bad_request(format!(
-            "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified \
-             connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
-        )));
-    }
-    Ok(view)
 }

@@ -32,17 +32,17 @@ pub fn problems(
         json!({ "problem": "connector file is not in force", "file": file.display().to_string(), "detail": why })
     });
     let mut all: Vec<Value> = blocked.chain(files).collect();
-    for view in connectors.iter().filter(|view| view.assigned) {
+    for view in connectors {
         let name = &view.spec.name;
-        if let Some(problem) = of_state(view.state) {
+        if let Some(problem) = of_state(view.state).filter(|_| view.home) {
             all.push(
                 json!({ "problem": format!("connector {problem}"), "connector": name, "detail": view.trace }),
             );
         }
-        for (id, task) in view.tasks.iter().enumerate() {
+        for task in &view.tasks {
             if let Some(problem) = of_task(&task.status, now, stall_timeout) {
                 all.push(json!({
-                    "problem": format!("task {problem}"), "connector": name, "task": id,
+                    "problem": format!("task {problem}"), "connector": name, "task": task.number,
                     "code": task.status.code, "detail": task.status.trace,
                 }));
             }

@@ -131,8 +131,8 @@ async fn show(named: &Named, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn traces(state: &Value) -> Vec<(String, &str)> {
     let own = ("connector".to_owned(), text(state, "/connector/trace"));
-    let tasks =
-        items(state, "/tasks").iter().enumerate().map(|(id, t)| (format!("task {id}"), text(t, "/trace")));
+    let id = |task: &Value| task.pointer("/id").and_then(Value::as_u64).unwrap_or_default();
+    let tasks = items(state, "/tasks").iter().map(|t| (format!("task {}", id(t)), text(t, "/trace")));
     std::iter::once(own).chain(tasks).filter(|(_, trace)| !trace.is_empty()).collect()
 }
 

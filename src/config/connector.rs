@@ -116,7 +116,7 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
         "tasks_max",
         FieldKind::Integer { min: 1, max: 64 },
         Some("1"),
-        "Most tasks to divide the work into. A sink's tasks share the partitions of its topics, each with a connection of its own to the destination; a source has one task.",
+        "Most tasks to divide the work into. A sink's tasks share the partitions of its topics, each with a connection of its own to the destination; where several workers share a log, they lie spread over the workers. A source has one task.",
         "1",
     ),
     FieldDoc::optional(

@@ -161,6 +161,12 @@ impl Metrics {
         }
     }
 
+    /// The handle of a task of which no more is known than that it is there.
+    #[must_use]
+    pub fn task_series(&self, connector: &str, task: usize, gauges: &Gauges) -> TaskMetrics {
+        self.task(&mut self.0.lock(), (connector.to_owned(), task), gauges)
+    }
+
     /// Sets the state of a task, one of [`STATES`], and how long it has had work without a commit; of one that has no
     /// series, nothing.
     pub fn set_task_state(&self, connector: &str, task: usize, state: &'static str, busy: Duration) {

@@ -1,35 +1,46 @@
-//! Many workers, one log: each runs the connectors of the shards that the log's group gave it.
+//! Many workers, one log: each runs the tasks of the shards that the log's group gave it. [`follow`] is how it keeps up.
 //!
 //! What it guarantees, and why that holds:
 //! - **Everything is shared through the log's state**: connectors made by REST, target states, restart requests and statuses. So any
 //!   worker answers for any connector, and a request is never refused because it reached the wrong one.
-//! - **A connector's shard is a hash of its name**, so a worker that joins takes over some shards whole, and what is in the
-//!   others is not disturbed.
+//! - **The unit is the task** ([`Share`]): a worker that joins takes over some shards whole, and what is in the others is not
+//!   disturbed, not even tasks of the same connector.
 //! - **A shard is given up only when nothing runs for it any more**, within the deadline of a stop, so that the next owner finds
-//!   everything committed. Where there was no time for that (a kill, a pause past the session) the fences of log and target
-//!   keep the old one's work out.
-//! - **Statuses tell who runs what.** A worker publishes those of its own connectors, at once when a state changes.
+//!   everything committed. Where there was no time for that (a kill, a pause past the session) the fences of log and target, one for
+//!   each task, keep the old one's work out. Workers that for a moment disagree about *how many* tasks a sink has read some
+//!   partitions twice and some not at all; the target's offsets, which move by compare-and-set whoever moves them, let one through.
+//! - **Each status has one writer**: the owner of the task's shard, at once when a state changes; the owner of task 0, the
+//!   connector's home, tells the connector's own state. An owner that finds something else told of what it runs (a worker that woke
+//!   up told what it had meant to say before) tells it again, and withdraws what is told of tasks that are its own and that it
+//!   does not run. So a lie lasts as long as its teller believes itself the owner, and no longer.
+//! - **"At rest" is asked, not inferred** ([`Worker::at_rest`]): no status proves that no task runs, for one may just be
+//!   starting. So whoever needs it writes a question *after* the connector was told to stop; each worker answers, for the shards that it
+//!   owns, once it has read both and nothing of the connector runs there; when all shards are answered for, no task runs, and none
+//!   will be started, because a shard's next owner reads the state before it starts anything.
+
+mod follower;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use serde_json::Value;
 
-use super::{ConnectorView, Forget, Origin, Worker, WorkerError, store};
-use crate::{
-    pipeline::partition::partition_of,
-    topic_log::{Assignment, Membership},
+pub use follower::{Render, follow};
+
+use super::{
+    ConnectorView, TargetState, Worker, WorkerError,
+    share::Share,
+    store::{self, Told},
 };
+use crate::topic_log::StateStore;
 
-/// How often this worker's connectors are looked at for changed states.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How often a status is published of which only the numbers changed.
-const PUBLISH_EVERY: Duration = Duration::from_secs(5);
+/// How long a worker may need to say that a connector rests, beyond the deadline of a stop: its shards may just have lost their owner.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+/// Stops are not announced where there is one worker, so the state is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What this worker knows of the group.
 #[derive(Debug, Default)]
@@ -39,26 +50,41 @@ pub struct Cluster(Mutex<Known>);
 struct Known {
     /// Zero until the group was joined.
     shards: u32,
-    owned: BTreeSet<u32>,
-    /// Statuses that other workers published, by connector.
-    statuses: BTreeMap<String, Value>,
+    owned: Arc<BTreeSet<u32>>,
+    /// Statuses as they were published, whoever did.
+    statuses: BTreeMap<Told, Value>,
 }
 
 impl Cluster {
-    /// Whether this worker runs the connector.
-    pub(super) fn owns(&self, connector: &str) -> bool {
+    /// What this worker runs.
+    pub(super) fn share(&self) -> Share {
         let known = self.lock();
-        known.shards > 0 && known.owned.contains(&shard_of(connector, known.shards))
-    }
-    /// The status that was last published of a connector.
-    pub(super) fn status(&self, connector: &str) -> Option<Value> {
-        self.lock().statuses.get(connector).cloned()
+        Share::Shards { count: known.shards, owned: Arc::clone(&known.owned) }
     }
     /// Shards owned and shards in all.
     #[must_use]
     pub fn shards(&self) -> (usize, u32) {
         let known = self.lock();
         (known.owned.len(), known.shards)
+    }
+    /// The view with what workers other than `me` told of the connector: of what runs here, the view knows better.
+    pub(super) fn complete(&self, view: ConnectorView, me: &str) -> ConnectorView {
+        let known = self.lock();
+        let name = &view.spec.name;
+        let head = known.statuses.get(&Told::Connector(name.clone())).cloned();
+        let of_this = Told::Task(name.clone(), 0)..=Told::Task(name.clone(), usize::MAX);
+        let tasks = known.statuses.range(of_this).filter_map(|(told, body)| match told {
+            Told::Task(_, number) if body["worker_id"] != me => Some((*number, body.clone())),
+            Told::Task(..) | Told::Connector(_) => None,
+        });
+        let tasks = tasks.collect();
+        view.told(head, tasks)
+    }
+    fn owned(&self) -> Arc<BTreeSet<u32>> {
+        Arc::clone(&self.lock().owned)
+    }
+    fn own(&self, change: impl FnOnce(&mut BTreeSet<u32>)) {
+        change(Arc::make_mut(&mut self.lock().owned));
     }
     fn update(&self, change: impl FnOnce(&mut Known)) {
         change(&mut self.lock());
@@ -68,172 +94,129 @@ impl Cluster {
     }
 }
 
-fn shard_of(connector: &str, shards: u32) -> u32 {
-    partition_of(Some(connector.as_bytes()), shards)
-}
-
-/// How a status is told; given by whoever speaks REST, so that it is told alike wherever it is asked for.
-pub type Render = fn(&Worker, &ConnectorView) -> Value;
-
-/// Follows the group and the shared state until `stop`, then answers the membership, still held: whoever stops the worker
-/// leaves the group when its connectors have stopped.
-pub async fn follow(
-    worker: Arc<Worker>,
-    membership: Box<dyn Membership>,
-    render: Render,
-    stop: CancellationToken,
-) -> Box<dyn Membership> {
-    let changes = worker.context.log.state().changes();
-    let restarts = store::restarts(worker.context.log.state()).await.unwrap_or_default();
-    let (seen, published) =
-        (restarts.into_iter().map(|(name, (id, _))| (name, id)).collect(), BTreeMap::new());
-    worker.cluster.update(|known| known.shards = membership.shards());
-    Follower { worker, membership, render, seen, published }.run(changes, stop).await
-}
-
-struct Follower {
-    worker: Arc<Worker>,
-    membership: Box<dyn Membership>,
-    render: Render,
-    /// The last restart request of each connector that was looked at.
-    seen: BTreeMap<String, String>,
-    /// What was published of this worker's connectors: states, everything, and when.
-    published: BTreeMap<String, (Value, Value, Instant)>,
-}
-
-impl Follower {
-    async fn run(
-        mut self,
-        mut changes: Option<watch::Receiver<u64>>,
-        stop: CancellationToken,
-    ) -> Box<dyn Membership> {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let changed = async {
-                match &mut changes {
-                    // The sender lives as long as the log.
-                    Some(changes) => changes.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => return self.membership,
-                assignment = self.membership.next() => self.assignment(assignment).await,
-                _ = changed => self.reconcile().await,
-                _ = look.tick() => self.publish().await,
-            }
+impl Worker {
+    /// Returns when no task of a connector that shall be stopped runs on any worker, or ever will before it is resumed.
+    ///
+    /// # Errors
+    /// Not found; it shall not be stopped; or it has not stopped in time.
+    pub async fn at_rest(&self, name: &str) -> Result<(), WorkerError> {
+        let connector = self.find(name).await?;
+        let state = self.log().state();
+        if store::target(state, name).await? != TargetState::Stopped {
+            return Err(WorkerError::BadRequest(format!(
+                "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified \
+                 connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
+            )));
         }
-    }
-
-    async fn assignment(&mut self, assignment: Assignment) {
-        match assignment {
-            Assignment::Gained(shards) => {
-                tracing::info!(?shards, "shards gained");
-                self.worker.cluster.update(|known| known.owned.extend(shards));
-                // What was stored while they belonged to somebody else, or nobody.
-                self.reconcile().await;
-                self.worker.assign_all().await;
-            }
-            Assignment::Revoked { shards, done } => {
-                tracing::info!(?shards, "shards go to other workers");
-                self.worker.cluster.update(|known| known.owned.retain(|shard| !shards.contains(shard)));
-                self.worker.assign_all().await;
-                // The group may have stopped waiting.
-                let _gone = done.send(());
-            }
-        }
-        self.publish().await;
-    }
-
-    /// Makes this worker's connectors what the shared state says.
-    async fn reconcile(&mut self) {
-        if let Err(error) = self.try_reconcile().await {
-            tracing::warn!(%error, "the shared state could not be read; it is read again when it changes");
-        }
-    }
-
-    async fn try_reconcile(&mut self) -> Result<(), WorkerError> {
-        let state = self.worker.context.log.state();
-        let stored = store::connectors(state).await?;
-        let targets = store::targets(state).await?;
-        let names: BTreeSet<String> = stored.iter().map(|spec| spec.name.clone()).collect();
-        let before: BTreeMap<String, ConnectorView> =
-            self.worker.views().await.into_iter().map(|view| (view.spec.name.clone(), view)).collect();
-        for spec in stored {
-            let name = spec.name.clone();
-            if before.get(&name).is_some_and(|view| view.spec == spec) {
-                continue;
-            }
-            if let Err(error) = self.worker.apply(spec, Origin::Rest).await {
-                tracing::error!(connector = name, %error, "a stored connector is not in force here");
-            }
-        }
-        for view in self.worker.views().await {
-            let name = &view.spec.name;
-            if view.origin == Origin::Rest && !names.contains(name) {
-                match self.worker.delete(name, Forget::Nothing).await {
-                    // Whoever was asked to delete it was faster.
-                    Ok(()) | Err(WorkerError::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            } else if let Some(target) = targets.get(name).filter(|target| **target != view.target) {
-                self.worker.find(name).await?.set_target(*target);
-            }
-        }
-        for (name, (id, which)) in store::restarts(state).await? {
-            let new = self.seen.insert(name.clone(), id.clone()).is_none_or(|seen| seen != id);
-            if new && self.worker.cluster.owns(&name) {
-                // Deleted since: nothing to restart.
-                self.worker.restart_here(&name, which).await.unwrap_or_else(
-                    |error| tracing::debug!(connector = name, %error, "restart request dropped"),
-                );
-            }
-        }
-        let statuses = store::statuses(state).await?;
-        self.worker.cluster.update(|known| known.statuses = statuses);
-        Ok(())
-    }
-
-    /// Publishes what changed of the connectors that run here, and withdraws those that are gone.
-    async fn publish(&mut self) {
-        let state = self.worker.context.log.state();
-        let views = self.worker.views().await;
-        let mut here = BTreeSet::new();
-        for view in views.iter().filter(|view| view.assigned) {
-            here.insert(view.spec.name.clone());
-            let body = (self.render)(&self.worker, view);
-            let states = states(&body);
-            let due = self.published.get(&view.spec.name).is_none_or(|(published, whole, at)| {
-                *published != states || (*whole != body && at.elapsed() > PUBLISH_EVERY)
-            });
-            if due {
-                match store::put_status(state, &view.spec.name, &body).await {
-                    Ok(()) => {
-                        self.published.insert(view.spec.name.clone(), (states, body, Instant::now()));
-                    }
-                    Err(error) => {
-                        tracing::debug!(connector = view.spec.name, %error, "status not published yet");
-                        return;
+        let rests = async {
+            match self.cluster() {
+                Some(cluster) => return all_rest(state, name, cluster.shards().1).await,
+                None => {
+                    while !connector.rests() {
+                        tokio::time::sleep(LOOK_EVERY).await;
                     }
                 }
             }
-        }
-        self.published.retain(|name, _| here.contains(name));
-        let known: BTreeSet<&String> = views.iter().map(|view| &view.spec.name).collect();
-        let told: Vec<String> = self.worker.cluster.lock().statuses.keys().cloned().collect();
-        let orphans = told.into_iter().filter(|name| !known.contains(name) && self.worker.cluster.owns(name));
-        for name in orphans {
-            if let Err(error) = store::delete_status(state, &name).await {
-                tracing::debug!(connector = name, %error, "status not withdrawn yet");
-            }
-        }
+            Ok(())
+        };
+        let patience = self.context.stop_timeout + ANSWERED_WITHIN;
+        tokio::time::timeout(patience, rests).await.unwrap_or_else(|_| {
+            let where_ = if self.cluster().is_some() { " on all workers" } else { "" };
+            Err(WorkerError::Conflict(format!("Connector {name} has not stopped yet{where_}; try again")))
+        })
     }
 }
 
-/// What people wait for: everything but the numbers.
-fn states(body: &Value) -> Value {
-    let tasks = body["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let tasks: Vec<Value> = tasks.iter().map(|task| json!([task["state"], task["trace"]])).collect();
-    json!([body["connector"], body["target_state"], body["origin"], tasks])
+/// Asks all workers, and waits until all shards are answered for.
+async fn all_rest(state: &dyn StateStore, name: &str, shards: u32) -> Result<(), WorkerError> {
+    if shards == 0 {
+        return Err(WorkerError::Conflict("this worker has not joined its group yet; try again".to_owned()));
+    }
+    // What an earlier asker left, who did not come to its end.
+    store::forget_rest(state, name).await?;
+    let mut changes = state.changes();
+    let id = store::ask_rest(state, name).await?;
+    loop {
+        let resting = store::resting(state, name, &id).await?;
+        if (0..shards).all(|shard| resting.contains(&shard)) {
+            break;
+        }
+        match &mut changes {
+            // An error means that the log is closed, which the next read says.
+            Some(changes) => drop(changes.changed().await),
+            None => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+    store::forget_rest(state, name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        config::ConnectorSpec,
+        task::status::{TaskState, TaskStatus},
+        worker::{Origin, TaskView, connector::Elsewhere},
+    };
+
+    const ME: &str = "me:1";
+
+    fn cluster() -> Cluster {
+        let cluster = Cluster::default();
+        let body =
+            |number: usize, worker: &str| json!({ "id": number, "state": "RUNNING", "worker_id": worker });
+        let task = |name: &str, number: usize, worker: &str| {
+            (Told::Task(name.to_owned(), number), body(number, worker))
+        };
+        let head = json!({ "connector": { "state": "RUNNING", "worker_id": "other:1" } });
+        let statuses = [
+            (Told::Connector("shop".to_owned()), head),
+            task("shop", 1, ME),
+            task("shop", 2, "other:1"),
+            task("shop", 9, "other:1"),
+            task("shop2", 0, "other:1"),
+        ];
+        cluster.update(|known| known.statuses = statuses.into_iter().collect());
+        cluster
+    }
+
+    fn view(target: TargetState) -> ConnectorView {
+        let document = json!({ "name": "shop", "connector": "webhook" });
+        let spec = ConnectorSpec::from_document(document.as_object().unwrap().clone()).unwrap();
+        let status = TaskStatus::default().read();
+        let here = TaskView { number: 3, status, gauges: Vec::new(), notes: Vec::new() };
+        ConnectorView {
+            spec,
+            origin: Origin::Rest,
+            kind: None,
+            target,
+            home: false,
+            state: TaskState::Paused,
+            trace: None,
+            delivery: None,
+            tasks: vec![here],
+            elsewhere: Some(Elsewhere { tasks_planned: 4, ..Elsewhere::default() }),
+        }
+    }
+
+    /// Another worker's words count for what it runs, and never for what this one runs, or has been said to run.
+    #[test]
+    fn a_view_is_made_whole_by_what_others_told() {
+        let whole = cluster().complete(view(TargetState::Running), ME);
+        assert_eq!(whole.state, TaskState::Running);
+        assert_eq!(whole.task_numbers(), BTreeSet::from([0, 1, 2, 3, 9]));
+        let told: Vec<usize> = whole.elsewhere.unwrap().tasks.into_keys().collect();
+        assert_eq!(told, [2, 9]);
+        let home = cluster().complete(ConnectorView { home: true, ..view(TargetState::Running) }, ME);
+        assert_eq!(home.state, TaskState::Paused);
+    }
+
+    /// Of a stopped connector those tasks are listed that have not yet been said to have stopped.
+    #[test]
+    fn a_stopped_connector_has_only_what_still_runs() {
+        let whole = cluster().complete(view(TargetState::Stopped), ME);
+        assert_eq!(whole.task_numbers(), BTreeSet::from([2, 3, 9]));
+    }
 }

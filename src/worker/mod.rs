@@ -5,11 +5,13 @@
 //! ([`files`]), and from REST, which are stored in the log; a name belongs to one of the two. Whether a connector shall run, pause or
 //! stop is stored in the log, so it survives a restart.
 //!
-//! Where several workers share a log, each knows every connector and runs those that are its own ([`cluster`]).
+//! Where several workers share a log, each knows every connector and runs those of its tasks that are its own ([`cluster`]).
 
+mod actor;
 pub mod cluster;
 pub mod connector;
 pub mod files;
+pub mod share;
 mod store;
 
 use std::{
@@ -19,11 +21,15 @@ use std::{
 };
 
 use rowstream_api::{Chain, ConfigErrors, ConnectorError, SourceOffsets, TopicOffsets};
-use tokio::{sync::RwLock, task::JoinSet};
+use tokio::{
+    sync::{Mutex as AsyncMutex, RwLock},
+    task::JoinSet,
+};
 
 use cluster::Cluster;
 use connector::Connector;
 pub use connector::{ConnectorView, Origin, TargetState, TaskView};
+use share::Share;
 
 use crate::{
     config::ConnectorSpec,
@@ -108,10 +114,9 @@ pub struct Worker {
     id: String,
     /// What runs here, where several workers share the log.
     cluster: Cluster,
+    /// Held from reading a stored target state until it is in force here, so that an older one never overtakes a newer one.
+    targets: AsyncMutex<()>,
 }
-
-/// How long a deleted connector may take to stop on another worker, beyond the deadline of a stop: that worker may just have died.
-const ELSEWHERE_STOPS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Whether a `put` made a connector or changed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +132,8 @@ impl Worker {
     #[must_use]
     pub fn new(context: WorkerContext, id: String) -> Arc<Self> {
         let (context, cluster) = (Arc::new(context), Cluster::default());
-        Arc::new(Self { context, connectors: RwLock::default(), id, cluster })
+        let (connectors, targets) = (RwLock::default(), AsyncMutex::default());
+        Arc::new(Self { context, connectors, id, cluster, targets })
     }
 
     /// Whether several workers share the log.
@@ -135,8 +141,9 @@ impl Worker {
         self.context.log.group().is_some()
     }
 
-    fn runs_here(&self, connector: &str) -> bool {
-        !self.clustered() || self.cluster.owns(connector)
+    /// Which tasks run here.
+    fn share(&self) -> Share {
+        if self.clustered() { self.cluster.share() } else { Share::All }
     }
 
     /// What runs here of the group's work, where several workers share the log.
@@ -190,13 +197,9 @@ impl Worker {
         self.connectors.read().await.values().map(|c| self.whole(c.view())).collect()
     }
 
-    /// A view with what another worker told, where that one runs it.
+    /// A view with what other workers told, where they share it.
     fn whole(&self, view: ConnectorView) -> ConnectorView {
-        if view.assigned {
-            return view;
-        }
-        let told = self.cluster.status(&view.spec.name);
-        view.told(told)
+        if self.clustered() { self.cluster.complete(view, &self.id) } else { view }
     }
 
     /// One connector.
@@ -222,7 +225,9 @@ impl Worker {
                 file.display()
             )));
         }
-        if let Some(target) = initial {
+        // In a group it is said even if it is the usual one: a worker may have missed that a stopped one of this name was deleted.
+        let new = self.clustered() && self.find(&spec.name).await.is_err();
+        if let Some(target) = initial.or_else(|| new.then_some(TargetState::Running)) {
             store::put_target(self.context.log.state(), &spec.name, target).await?;
         }
         store::put_connector(self.context.log.state(), &spec).await?;
@@ -234,6 +239,7 @@ impl Worker {
     /// # Errors
     /// The target state could not be read, or another file or REST has the name.
     pub async fn apply(&self, spec: ConnectorSpec, origin: Origin) -> Result<Put, WorkerError> {
+        let _turn = self.targets.lock().await;
         let target = store::target(self.context.log.state(), &spec.name).await?;
         let mut connectors = self.connectors.write().await;
         if let Some(existing) = connectors.get(&spec.name) {
@@ -251,8 +257,8 @@ impl Worker {
         }
         let name = spec.name.clone();
         // Under the lock: an assignment that comes in between finds the connector in the map.
-        let assigned = self.runs_here(&name);
-        let connector = Connector::spawn(Arc::clone(&self.context), spec, origin, (target, assigned));
+        let share = self.share();
+        let connector = Connector::spawn(Arc::clone(&self.context), spec, origin, (target, share));
         connectors.insert(name, connector);
         Ok(Put::Created)
     }
@@ -271,15 +277,22 @@ impl Worker {
             )));
         }
         if forget == Forget::Offsets {
-            // First, so that no worker of the group takes it up again.
+            if self.clustered() {
+                // Wherever its tasks run, they have stopped when its offsets go.
+                self.set_target(name, TargetState::Stopped).await?;
+                self.at_rest(name).await?;
+            }
+            // Before it ends here, so that no worker of the group takes it up again.
             store::delete(self.context.log.state(), name).await?;
         }
         connector.shut_down().await;
-        self.connectors.write().await.remove(name);
+        let mut connectors = self.connectors.write().await;
+        // One of the same name may have been made since.
+        if connectors.get(name).is_some_and(|there| Arc::ptr_eq(there, &connector)) {
+            connectors.remove(name);
+        }
+        drop(connectors);
         if forget == Forget::Offsets {
-            if !self.runs_here(name) {
-                self.stopped_elsewhere(name).await?;
-            }
             // Nobody drops a slot on somebody's behalf; but a slot without a reader fills the primary's disk.
             let resources =
                 registry::plan(&connector.view().spec).map(|(_, plan)| plan.exclusive()).unwrap_or_default();
@@ -298,35 +311,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until the worker that ran a deleted connector has withdrawn its status: nothing writes offsets for it any more.
-    async fn stopped_elsewhere(&self, name: &str) -> Result<(), WorkerError> {
-        let state = self.context.log.state();
-        let gone = async {
-            let mut changes = state.changes();
-            while store::statuses(state).await?.contains_key(name) {
-                match &mut changes {
-                    // An error means that the log is closed, which the next read says.
-                    Some(changes) => drop(changes.changed().await),
-                    None => return Ok(()),
-                }
-            }
-            Ok(())
-        };
-        let patience = self.context.stop_timeout + ELSEWHERE_STOPS_WITHIN;
-        tokio::time::timeout(patience, gone).await.unwrap_or_else(|_| {
-            Err(WorkerError::Conflict(format!(
-                "connector `{name}` is deleted, but the worker that ran it has not said that it stopped; its offsets are kept"
-            )))
-        })
-    }
-
     /// Starts what is this worker's and stops what is not; returns when that is so.
     async fn assign_all(&self) {
         let connectors: Vec<_> = self.connectors.read().await.values().cloned().collect();
         let mut assigned = JoinSet::new();
+        let share = self.share();
         for connector in connectors {
-            let here = self.runs_here(&connector.view().spec.name);
-            assigned.spawn(async move { connector.assign(here).await });
+            let share = share.clone();
+            assigned.spawn(async move { connector.assign(share).await });
         }
         while assigned.join_next().await.is_some() {}
     }
@@ -336,18 +328,44 @@ impl Worker {
     /// # Errors
     /// Not found, or it could not be stored.
     pub async fn set_target(&self, name: &str, target: TargetState) -> Result<(), WorkerError> {
-        let connector = self.find(name).await?;
+        self.find(name).await?;
         store::put_target(self.context.log.state(), name, target).await?;
-        connector.set_target(target);
+        let _turn = self.targets.lock().await;
+        // What is stored by now: somebody else may have been asked for something else, by another worker even.
+        let target = store::target(self.context.log.state(), name).await?;
+        self.find(name).await?.set_target(target);
         Ok(())
     }
 
-    /// Restarts the connector and, as asked, its tasks.
+    /// Makes every connector do here what is stored that it shall do.
+    async fn follow_targets(&self) -> Result<(), WorkerError> {
+        let _turn = self.targets.lock().await;
+        for (name, target) in store::targets(self.context.log.state()).await? {
+            if let Some(connector) = self.connectors.read().await.get(&name)
+                && connector.view().target != target
+            {
+                connector.set_target(target);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it shall be stopped, or is unknown, and nothing of it runs here.
+    async fn rests_here(&self, name: &str) -> bool {
+        self.connectors.read().await.get(name).is_none_or(|connector| connector.rests())
+    }
+
+    /// Restarts the connector and, as asked, its tasks, wherever they run.
     ///
     /// # Errors
     /// Not found.
     pub async fn restart(&self, name: &str, which: Restart) -> Result<(), WorkerError> {
-        if self.runs_here(name) {
+        let here = match (which, self.share()) {
+            (_, Share::All) => true,
+            (Restart::Task(task), share) => share.has(name, task),
+            (Restart::All | Restart::OnlyFailed, _) => false,
+        };
+        if here {
             return self.restart_here(name, which).await;
         }
         self.find(name).await?;
@@ -364,7 +382,7 @@ impl Worker {
     /// # Errors
     /// No such connector or task.
     pub async fn restart_task(&self, name: &str, task: usize) -> Result<(), WorkerError> {
-        if self.view(name).await?.task_count() <= task {
+        if !self.view(name).await?.task_numbers().contains(&task) {
             return Err(WorkerError::NotFound(format!("Unknown task: {name}-{task}")));
         }
         self.restart(name, Restart::Task(task)).await
@@ -387,14 +405,8 @@ impl Worker {
     /// # Errors
     /// Not found, not stopped, or the log could not store it.
     pub async fn reset_offsets(&self, name: &str) -> Result<(), WorkerError> {
+        self.at_rest(name).await?;
         let view = self.find(name).await?.view();
-        if view.target != TargetState::Stopped {
-            return Err(WorkerError::BadRequest(
-                "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified \
-                 connector by issuing a 'PUT' request to the '/connectors/{connector}/stop' endpoint"
-                    .replace("{connector}", name),
-            ));
-        }
         match view.kind {
             Some(PluginKind::Sink) => self.context.log.delete_group(&group_of(name)).await?,
             Some(PluginKind::Source) | None => {

@@ -26,6 +26,7 @@ mod oracle;
 mod python;
 mod registry;
 mod sink_tasks;
+mod spread;
 mod support;
 mod takeover;
 mod transforms;

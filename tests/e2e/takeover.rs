@@ -51,6 +51,9 @@ fn zombie_sink_changes_nothing() {
     let (state, told) = zombie.until_told("warehouse", &["SINK_FENCED"]);
     assert_eq!(state, "FAILED", "{told}");
     assert!(told.contains("warehouse"), "{told}");
+    let metric = r#"rowstream_task_state{connector="warehouse",state="FAILED",task="0"} 1"#;
+    let metrics = zombie.try_get("/metrics").unwrap().text();
+    assert!(metrics.contains(metric), "nobody is alerted:\n{metrics}");
     assert_eq!(target.sql.rows(sql), rows, "the zombie changed rows");
     assert_eq!(target.sql.rows(offsets), positions, "the zombie moved offsets");
     assert!(zombie.topic_end("shop.public.orders") > Some(200), "the zombie had nothing to apply");

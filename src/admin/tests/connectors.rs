@@ -1,5 +1,7 @@
 //! Connectors, their configuration, offsets and plugins.
 
+use std::time::Duration;
+
 use axum::http::Method;
 use rowstream_api::{SourceOffset, SourceOffsets, SourcePartition, TopicPartition};
 use serde_json::{Value, json};
@@ -281,4 +283,43 @@ async fn plugins_and_their_settings() {
     let secret = keys.as_array().unwrap().iter().find(|k| k["name"] == "signing.secrets").unwrap();
     assert_eq!((&secret["type"], &secret["group"]), (&json!("PASSWORD"), &json!("signing")));
     refused(daemon.get("/connector-plugins/nope/config").await, 404);
+}
+
+/// A restart of one task leaves the others alone, and what is told of each is told of the right one.
+#[tokio::test]
+async fn one_task_of_several_is_restarted_alone() {
+    let daemon = Daemon::with_hook().await;
+    let several = json!({ "tasks.max": "3" });
+    assert_eq!(daemon.call(Method::PATCH, "/connectors/hook/config", several).await.0, 200);
+    let path = "/connectors/hook/status";
+    let since = async || -> Vec<Option<u64>> {
+        let (_, status) = daemon.get(path).await;
+        let tasks = status["tasks"].as_array().unwrap().iter();
+        tasks
+            .enumerate()
+            .map(|(number, task)| {
+                assert_eq!((&task["id"], &task["worker_id"]), (&json!(number), &json!("host:8083")));
+                task["progress"]["since_ms"].as_u64().filter(|_| task["state"] == "RUNNING")
+            })
+            .collect()
+    };
+    let reached = async |wanted: &dyn Fn(&[Option<u64>]) -> bool| {
+        let reached = async {
+            loop {
+                let now = since().await;
+                if now.len() == 3 && now.iter().all(Option::is_some) && wanted(&now) {
+                    return now;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap()
+    };
+    let before = reached(&|_| true).await;
+    assert_eq!(daemon.call(Method::POST, "/connectors/hook/tasks/1/restart", Value::Null).await.0, 204);
+    let after = reached(&|now| now[1] > before[1]).await;
+    assert_eq!([after[0], after[2]], [before[0], before[2]]);
+    refused(daemon.call(Method::POST, "/connectors/hook/tasks/3/restart", Value::Null).await, 404);
+    assert_eq!(daemon.call(Method::POST, "/connectors/hook/restart", Value::Null).await.0, 204);
+    reached(&|now| now.iter().zip(&after).all(|(now, after)| now > after)).await;
 }

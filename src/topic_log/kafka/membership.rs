@@ -1,4 +1,4 @@
-//! Which worker runs what, by a consumer group: who owns a partition of `<group>-shards` runs the connectors of that shard.
+//! Which worker runs what, by a consumer group: who owns a partition of `<group>-shards` runs the tasks of that shard.
 //!
 //! The topic stays empty; Kafka's group protocol (cooperative: only what must move, moves) does all the work. A partition is given up
 //! in the callback that takes it away, after the worker has answered that nothing runs for it any more, so its next owner finds
@@ -38,7 +38,7 @@ use crate::topic_log::{Assignment, LogError, Membership, WorkerGroup};
 
 /// Rebalances wait for their answer, so only a few can be under way.
 const TOLD_MAX: usize = 16;
-/// Enough for a few hundred connectors on a few dozen workers; fixed, because a connector's shard is a hash modulo this.
+/// Enough for a few hundred tasks on a few dozen workers; fixed, because a task's shard is a hash modulo this.
 const SHARDS: u32 = 64;
 /// A killed worker's shards move after this long; brokers accept no less unless they are told to.
 const SESSION_TIMEOUT_MS: &str = "6000";

@@ -1,0 +1,460 @@
+//! The tasks of one connector on several workers: who runs what, what moves when workers come and go, and what reaches all of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    python::python,
+    support::{
+        SetWhenDropped, daemon::Daemon, kafka::Kafka, note, one_at_a_time, postgres::Database,
+        receiver::Receiver, rig, until,
+    },
+};
+
+/// The port range of these tests' broker.
+const KAFKA_PORT: u16 = 19_492;
+/// Partitions of a topic, and tasks of a sink.
+const TASKS: u32 = 6;
+
+/// A task, as `connector-number`.
+type TaskName = String;
+
+/// Where a task runs, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    worker: String,
+    since_ms: u64,
+}
+
+/// Workers of one group; some may be down.
+struct Fleet(Vec<Daemon>);
+
+impl Fleet {
+    fn new(kafka: &Kafka, workers: usize) -> Self {
+        Self((0..workers).map(|_| Daemon::in_group(kafka, TASKS)).collect())
+    }
+
+    fn id(&self, worker: usize) -> String {
+        format!("127.0.0.1:{}", self.0[worker].port)
+    }
+
+    /// Where `wanted` tasks of each connector run, as `asked` tells it; `None` until all run.
+    fn places(&self, asked: usize, wanted: &BTreeMap<&str, usize>) -> Option<BTreeMap<TaskName, Place>> {
+        let all = self.0[asked].try_get("/connectors?expand=status")?.json();
+        let mut places = BTreeMap::new();
+        for (name, count) in wanted {
+            let status = &all[*name]["status"];
+            let tasks = status["tasks"].as_array()?;
+            if tasks.len() != *count || status["connector"]["state"] != "RUNNING" {
+                return None;
+            }
+            for (number, task) in tasks.iter().enumerate() {
+                assert_eq!(task["id"], number, "{name}: {status}");
+                if task["state"] != "RUNNING" {
+                    return None;
+                }
+                let place = Place {
+                    worker: task["worker_id"].as_str()?.to_owned(),
+                    since_ms: task["progress"]["since_ms"].as_u64()?,
+                };
+                places.insert(format!("{name}-{number}"), place);
+            }
+        }
+        Some(places)
+    }
+
+    /// Those of the tasks that a worker says of itself, for Prometheus, that it runs.
+    fn runs(&self, worker: usize, places: &BTreeMap<TaskName, Place>) -> Option<BTreeSet<TaskName>> {
+        let page = self.0[worker].try_get("/metrics")?.text();
+        let running = page.lines().filter(|line| {
+            line.starts_with("rowstream_task_state{")
+                && line.contains("state=\"RUNNING\"")
+                && line.ends_with(" 1")
+        });
+        let label = |line: &str, name: &str| -> Option<String> {
+            let (_, rest) = line.split_once(&format!("{name}=\""))?;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let running =
+            running.map(|line| Some(format!("{}-{}", label(line, "connector")?, label(line, "task")?)));
+        let running: Option<BTreeSet<TaskName>> = running.collect();
+        running.map(|tasks| tasks.into_iter().filter(|task| places.contains_key(task)).collect())
+    }
+
+    /// Waits until all tasks run on `alive` only, each of those says the same, and that is what each of them really runs.
+    fn settled(
+        &self,
+        what: &str,
+        alive: &[usize],
+        wanted: &BTreeMap<&str, usize>,
+    ) -> BTreeMap<TaskName, Place> {
+        until(
+            &format!("all tasks run, and every worker says where, after {what}"),
+            || alive.iter().map(|worker| self.0[*worker].explain()).collect(),
+            || {
+                let places = self.places(alive[0], wanted)?;
+                let agreed = alive.iter().all(|worker| {
+                    let told = self.places(*worker, wanted);
+                    let here = places.iter().filter(|(_, place)| place.worker == self.id(*worker));
+                    let here: BTreeSet<TaskName> = here.map(|(task, _)| task.clone()).collect();
+                    told.as_ref().map(owners) == Some(owners(&places))
+                        && self.runs(*worker, &places) == Some(here)
+                });
+                let ids: BTreeSet<String> = alive.iter().map(|worker| self.id(*worker)).collect();
+                (agreed && places.values().all(|place| ids.contains(&place.worker))).then_some(places)
+            },
+        )
+    }
+
+    /// Waits until all is settled and new rows flow; says how long that took and where tasks are.
+    fn recovers(
+        &self,
+        shop: &Shop,
+        what: &str,
+        alive: &[usize],
+        wanted: &BTreeMap<&str, usize>,
+    ) -> BTreeMap<TaskName, Place> {
+        let started = Instant::now();
+        let places = self.settled(what, alive, wanted);
+        let settled = started.elapsed().as_secs_f64();
+        shop.flows(what, || self.0[alive[0]].explain());
+        let flows = started.elapsed().as_secs_f64();
+        let count = |worker| places.values().filter(|place| place.worker == self.id(worker)).count();
+        let spread: Vec<usize> = alive.iter().map(|worker| count(*worker)).collect();
+        note(&format!(
+            "{what}: all tasks run after {settled:.1} s ({spread:?}), rows flow after {flows:.1} s"
+        ));
+        assert!(spread.iter().all(|tasks| *tasks > 0), "{what}: a worker has nothing to do: {places:?}");
+        self.settled(what, alive, wanted)
+    }
+
+    /// Starts a worker and waits until it has got shards.
+    fn comes_back(&self, worker: usize) {
+        let before = self.gained(worker);
+        self.0[worker].start();
+        self.gets_its_share(worker, before);
+    }
+
+    fn gets_its_share(&self, worker: usize, before: usize) {
+        let cause = || (self.gained(worker) > before).then_some(());
+        until("the worker gets its share", || self.0[worker].explain(), cause);
+    }
+
+    fn gained(&self, worker: usize) -> usize {
+        self.0[worker].log().matches("shards gained").count()
+    }
+}
+
+fn owners(places: &BTreeMap<TaskName, Place>) -> BTreeMap<TaskName, String> {
+    places.iter().map(|(task, place)| (task.clone(), place.worker.clone())).collect()
+}
+
+fn others(worker: usize) -> Vec<usize> {
+    (0..3).filter(|other| *other != worker).collect()
+}
+
+/// A table, and two targets: one that holds its rows, and one that holds its changes and would show each that came twice.
+struct Shop {
+    source: Database,
+    rows: Database,
+    changes: Database,
+    /// Changes committed so far.
+    committed: AtomicI64,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let [source, rows, changes] = ["spread_src", "spread_rows", "spread_log"].map(Database::new);
+        source.sql.run(&format!("ALTER DATABASE \"{}\" SET wal_sender_timeout = '4s'", source.name));
+        source.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text)");
+        rows.sql.run("CREATE TABLE orders (id bigint PRIMARY KEY, version bigint, note text)");
+        changes.sql.run("CREATE TABLE orders (id bigint, version bigint, note text)");
+        Self { source, rows, changes, committed: AtomicI64::new(0) }
+    }
+
+    fn connectors(&self, tasks: u32) -> [Value; 3] {
+        let source = rig::source(&self.source, json!({}));
+        let mut rows = rig::sink(&self.rows, json!({}));
+        let mut changes = rig::sink(&self.changes, json!({ "write_mode": "append" }));
+        changes["name"] = json!("history");
+        for sink in [&mut rows, &mut changes] {
+            sink["tasks_max"] = json!(tasks);
+        }
+        [source, rows, changes]
+    }
+
+    /// Inserts rows and changes old ones, one transaction each, until `stop`.
+    fn write_until(&self, stop: &AtomicBool) {
+        let sql = self.source.connect();
+        for id in 1_i64.. {
+            if stop.load(Ordering::SeqCst) {
+                return;
+            }
+            sql.run(&format!("INSERT INTO orders VALUES ({id}, 0, 'note {id}')"));
+            sql.run(&format!("UPDATE orders SET version = version + 1 WHERE id = {}", 1 + id * 7 % id));
+            self.committed.fetch_add(2, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    }
+
+    /// Waits until what was written after this call is in both targets.
+    fn flows(&self, what: &str, explain: impl Fn() -> String) {
+        let newest = |database: &Database| database.sql.number("SELECT coalesce(max(id), 0) FROM orders");
+        let mark = newest(&self.source) + 1;
+        until(&format!("rows flow after {what}"), explain, || {
+            (newest(&self.rows) >= mark && newest(&self.changes) >= mark).then_some(())
+        });
+    }
+
+    /// Both targets have what was committed: each row as it is, and each change once.
+    fn judge(&self, explain: impl Fn() -> String) {
+        let all = "SELECT id, version, note FROM orders ORDER BY id, version";
+        let rows = self.source.sql.rows(all);
+        until("the rows are the source's", &explain, || (self.rows.sql.rows(all) == rows).then_some(()));
+        let committed = self.committed.load(Ordering::SeqCst);
+        until("all changes are there", &explain, || {
+            (self.changes.sql.number("SELECT count(*) FROM orders") >= committed).then_some(())
+        });
+        let doubled = "SELECT id, version, count(*) FROM orders GROUP BY id, version HAVING count(*) > 1";
+        assert_eq!(self.changes.sql.rows(doubled), Vec::<Vec<Option<String>>>::new(), "changes came twice");
+        assert_eq!(self.changes.sql.number("SELECT count(*) FROM orders"), committed);
+        note(&format!("{committed} changes of {} rows: each once in both targets", rows.len()));
+    }
+}
+
+/// Three workers run six tasks of each of two sinks, and their source. One is killed, one comes back, one sleeps past its session and
+/// wakes up, all are restarted one after the other, and the number of tasks changes, on one worker after the other.
+#[test]
+fn three_workers_share_the_tasks_of_each_sink() {
+    let _turn = one_at_a_time();
+    let kafka = Kafka::empty(KAFKA_PORT);
+    let _wiped = kafka.until_dropped();
+    let (shop, fleet) = (Shop::new(), Fleet::new(&kafka, 3));
+    let tasks = |count: u32| {
+        let count = usize::try_from(count).unwrap();
+        BTreeMap::from([("shop", 1), ("warehouse", count), ("history", count)])
+    };
+    let configure = |worker: &Daemon, count: u32| {
+        shop.connectors(count).iter().for_each(|connector| worker.connector(connector));
+    };
+    fleet.0.iter().for_each(|worker| configure(worker, TASKS));
+    fleet.0.iter().for_each(Daemon::spawn);
+    let wanted = tasks(TASKS);
+    fleet.settled("start", &[0, 1, 2], &wanted);
+    fleet.0[0].until_streaming("shop");
+
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stops = SetWhenDropped(&stop);
+        scope.spawn(|| shop.write_until(&stop));
+        let recovers = |what: &str, alive: &[usize], wanted: &BTreeMap<&str, usize>| {
+            fleet.recovers(&shop, what, alive, wanted)
+        };
+        recovers("start", &[0, 1, 2], &wanted);
+
+        fleet.0[1].kill();
+        let before = recovers("one of three was killed", &others(1), &wanted);
+        fleet.comes_back(1);
+        let after = recovers("one was added", &[0, 1, 2], &wanted);
+        let newcomer = fleet.id(1);
+        for (task, place) in after.iter().filter(|(_, place)| place.worker != newcomer) {
+            assert_eq!(
+                before[task], *place,
+                "{task} was disturbed, though it does not run on the new worker"
+            );
+        }
+
+        fleet.0[2].signal("STOP");
+        recovers("one fell asleep past its session", &others(2), &wanted);
+        let gained = fleet.gained(2);
+        fleet.0[2].signal("CONT");
+        fleet.gets_its_share(2, gained);
+        recovers("it woke up", &[0, 1, 2], &wanted);
+
+        for worker in 0..3 {
+            assert!(fleet.0[worker].stop().success());
+            recovers(&format!("worker {worker} was told to stop"), &others(worker), &wanted);
+            fleet.comes_back(worker);
+        }
+        recovers("all were restarted", &[0, 1, 2], &wanted);
+
+        // Workers disagree for a while: some partitions are read twice, some not at all.
+        for count in [4, 7, TASKS] {
+            for worker in 0..3 {
+                configure(&fleet.0[worker], count);
+                let worker = &fleet.0[worker];
+                worker.until("it has read that", || {
+                    let config = worker.get("/connectors/history/config");
+                    config["tasks_max"].as_str().filter(|told| told.parse() == Ok(count)).map(|_| ())
+                });
+            }
+            recovers(&format!("all have {count} tasks"), &[0, 1, 2], &tasks(count));
+        }
+    });
+    shop.judge(|| fleet.0[0].explain());
+    fleet.0.iter().for_each(Daemon::kill);
+}
+
+/// Makes something else of a task's status, as a worker would that wakes up in the middle of telling it.
+fn lie(kafka: &Kafka, key: &Value, status: &Value) {
+    let lie = "
+import sys
+from confluent_kafka import Producer
+servers, key, value = sys.argv[1:4]
+producer = Producer({'bootstrap.servers': servers})
+producer.produce('e2e-state', value, key, partition=0)
+assert producer.flush(30) == 0
+";
+    let python = python().expect("confluent-kafka can be installed by pip");
+    let arguments = ["-c", lie, kafka.servers(), &key.to_string(), &status.to_string()];
+    let out = Command::new(python).args(arguments).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Whatever is asked of a connector reaches its tasks on every worker, whichever worker was asked; and nothing runs anywhere when its
+/// offsets go.
+#[test]
+fn commands_reach_the_tasks_on_every_worker() {
+    let _turn = one_at_a_time();
+    let kafka = Kafka::empty(KAFKA_PORT);
+    let _wiped = kafka.until_dropped();
+    let (shop, receiver, fleet) = (Shop::new(), Receiver::kind(), Fleet::new(&kafka, 2));
+    let [source, ..] = shop.connectors(1);
+    let [a, b] = [&fleet.0[0], &fleet.0[1]];
+    for worker in [a, b] {
+        worker.connector(&source);
+        worker.start();
+        worker.until("it has a share", || worker.log().contains("shards gained").then_some(()));
+    }
+    shop.source.sql.run("INSERT INTO orders SELECT i, 0, 'old' FROM generate_series(1, 300) i");
+    let config = json!({
+        "connector.class": "webhook", "topics": "shop.*", "tasks.max": TASKS.to_string(), "url": receiver.url(),
+        "signing.secrets": rig::WEBHOOK_SECRET, "timeout": "2s",
+    });
+    let made = a.request("POST", "/connectors", Some(&json!({ "name": "hooks", "config": config })));
+    assert_eq!(made.status, 201, "{}", made.text());
+    let wanted = BTreeMap::from([("hooks", usize::try_from(TASKS).unwrap())]);
+    let places = fleet.settled("start", &[0, 1], &wanted);
+    let workers: BTreeSet<&String> = places.values().map(|place| &place.worker).collect();
+    assert_eq!(workers.len(), 2, "one worker runs all tasks: {places:?}");
+    a.until("all is delivered", || (receiver.accepted() >= 300).then_some(()));
+
+    restarts_reach_their_tasks(&fleet, &wanted);
+
+    assert_eq!(b.request("PUT", "/connectors/hooks/pause", None).status, 202);
+    for worker in [a, b] {
+        worker.until("all are paused", || {
+            let status = worker.get("/connectors/hooks/status");
+            let tasks = status["tasks"].as_array()?;
+            let paused = tasks.iter().filter(|task| task["state"] == "PAUSED").count();
+            (paused == tasks.len() && paused > 1 && status["connector"]["state"] == "PAUSED").then_some(())
+        });
+    }
+    assert_eq!(a.request("PUT", "/connectors/hooks/resume", None).status, 202);
+    fleet.settled("it was resumed", &[0, 1], &wanted);
+
+    // A lie about each task, and one about a task that does not exist.
+    for number in 0..=TASKS {
+        let status = json!({ "id": number, "state": "FAILED", "worker_id": "nowhere:1", "trace": "a lie" });
+        lie(&kafka, &json!(["task_statuses", format!("{number}/hooks")]), &status);
+    }
+    fleet.settled("lies were told", &[0, 1], &wanted);
+
+    stopped_everywhere(&shop, &receiver, &fleet);
+    let before = receiver.count();
+    assert_eq!(a.request("PUT", "/connectors/hooks/resume", None).status, 202);
+    fleet.settled("it was resumed", &[0, 1], &wanted);
+    let rows = usize::try_from(shop.committed.load(Ordering::SeqCst)).unwrap() + 300;
+    a.until("all is delivered again", || (receiver.count() >= before + rows).then_some(()));
+    assert_eq!(receiver.accepted(), rows, "deliveries have other ids than before");
+
+    assert_eq!(b.request("DELETE", "/connectors/hooks", None).status, 204);
+    for worker in [a, b] {
+        worker.until("it is gone", || (worker.get("/connectors") == json!(["shop"])).then_some(()));
+        assert_eq!(worker.request("GET", "/connectors/hooks/status", None).status, 404);
+    }
+    // One of the same name is new: it runs, and begins where the log does.
+    let before = receiver.count();
+    let made = b.request("POST", "/connectors", Some(&json!({ "name": "hooks", "config": config })));
+    assert_eq!(made.status, 201, "{}", made.text());
+    fleet.settled("it was made again", &[0, 1], &wanted);
+    b.until("all is delivered once more", || (receiver.count() >= before + rows).then_some(()));
+    fleet.0.iter().for_each(Daemon::kill);
+}
+
+/// One task is restarted alone, all together, whichever worker is asked.
+fn restarts_reach_their_tasks(fleet: &Fleet, wanted: &BTreeMap<&str, usize>) {
+    let [a, b] = [&fleet.0[0], &fleet.0[1]];
+    for (worker, number) in [a, b].into_iter().flat_map(|worker| (0..TASKS).map(move |n| (worker, n))) {
+        let before = fleet.settled("a restart", &[0, 1], wanted);
+        let restarted = worker.request("POST", &format!("/connectors/hooks/tasks/{number}/restart"), None);
+        assert_eq!(restarted.status, 204, "{}", restarted.text());
+        let name = format!("hooks-{number}");
+        let after = worker.until(&format!("{name} restarts"), || {
+            fleet.places(0, wanted).filter(|places| places[&name].since_ms > before[&name].since_ms)
+        });
+        for (task, place) in after.iter().filter(|(task, _)| **task != name) {
+            assert_eq!(before[task], *place, "{task} was restarted with {name}");
+        }
+    }
+    assert_eq!(a.request("POST", &format!("/connectors/hooks/tasks/{TASKS}/restart"), None).status, 404);
+    let before = fleet.settled("single restarts", &[0, 1], wanted);
+    assert_eq!(b.request("POST", "/connectors/hooks/restart", None).status, 204);
+    a.until("all are restarted", || {
+        let after = fleet.places(0, wanted)?;
+        after.iter().all(|(task, place)| place.since_ms > before[task].since_ms).then_some(())
+    });
+}
+
+/// Stops `hooks` at one worker and at once has its offsets forgotten by the other, under load, again and again: when that is answered,
+/// nothing is delivered any more, and no position is stored.
+fn stopped_everywhere(shop: &Shop, receiver: &Receiver, fleet: &Fleet) {
+    let [a, b] = [&fleet.0[0], &fleet.0[1]];
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stops = SetWhenDropped(&stop);
+        scope.spawn(|| {
+            let sql = shop.source.connect();
+            let mut id = 300;
+            while !stop.load(Ordering::SeqCst) {
+                id += 1;
+                sql.run(&format!("INSERT INTO orders VALUES ({id}, 0, 'new')"));
+                shop.committed.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for round in 0..5 {
+            let before = receiver.count();
+            a.until("it delivers", || (receiver.count() > before + 20).then_some(()));
+            assert_eq!(a.request("PUT", "/connectors/hooks/stop", None).status, 204);
+            let forgotten = b.request("DELETE", "/connectors/hooks/offsets", None);
+            let delivered = receiver.count();
+            assert_eq!(forgotten.status, 200, "{}", forgotten.text());
+            let end = b.topic_end("shop.public.orders").unwrap();
+            b.until("more could be delivered", || {
+                (b.topic_end("shop.public.orders").unwrap() > end + 50).then_some(())
+            });
+            assert_eq!(receiver.count(), delivered, "round {round}: a task still ran");
+            for worker in [a, b] {
+                assert_eq!(
+                    worker.get("/connectors/hooks/offsets"),
+                    json!({ "offsets": [] }),
+                    "round {round}"
+                );
+                worker.until("it says that it is stopped", || {
+                    let status = worker.get("/connectors/hooks/status");
+                    (status["tasks"] == json!([]) && status["connector"]["state"] == "STOPPED").then_some(())
+                });
+            }
+            // Stopped again as soon as some of its tasks run.
+            if round < 4 {
+                assert_eq!(b.request("PUT", "/connectors/hooks/resume", None).status, 202);
+            }
+        }
+    });
+}
