@@ -1,7 +1,7 @@
 //! Many workers, one log: each runs the connectors of the shards that the log's group gave it.
 //!
 //! What it guarantees, and why that holds:
-//! - **Everything is shared through the log's state**: connectors made by REST, target states, restart requests and statuses. So any
+//! - **Everything is shared through the log's state**: connectors made by REST, target states, requests and statuses. So any
 //!   worker answers for any connector, and a request is never refused because it reached the wrong one.
 //! - **A connector's shard is a hash of its name**, so a worker that joins takes over some shards whole, and what is in the
 //!   others is not disturbed.
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ConnectorView, Forget, Origin, Worker, WorkerError, store};
 use crate::{
     pipeline::partition::partition_of,
+    task::requests,
     topic_log::{Assignment, Membership},
 };
 
@@ -188,6 +189,13 @@ impl Follower {
                 self.worker.restart_here(&name, which).await.unwrap_or_else(
                     |error| tracing::debug!(connector = name, %error, "restart request dropped"),
                 );
+            }
+        }
+        for name in requests::connectors(state).await? {
+            if self.worker.cluster.owns(&name)
+                && let Ok(connector) = self.worker.find(&name).await
+            {
+                connector.ask();
             }
         }
         let statuses = store::statuses(state).await?;

@@ -13,7 +13,7 @@ use std::{
 use rowstream_api::{Chain, ConfigErrors, ConnectorError, Delivery};
 use serde_json::Value;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -154,6 +154,8 @@ const COMMANDS_MAX: usize = 64;
 pub struct Connector {
     commands: mpsc::Sender<Command>,
     published: Arc<Mutex<Published>>,
+    /// Something was asked of its snapshot; kept from one task to the next.
+    asked: Arc<Notify>,
     _actor: JoinSet<()>,
 }
 
@@ -190,13 +192,17 @@ impl Connector {
             tasks: Vec::new(),
         }));
         let span = tracing::info_span!("connector", connector = lock(&published).spec.name);
+        let asked = Arc::new(Notify::new());
+        let state = Actor {
+            context,
+            published: Arc::clone(&published),
+            asked: Arc::clone(&asked),
+            tasks: Vec::new(),
+            started: None,
+        };
         let mut actor = JoinSet::new();
-        actor.spawn(
-            Actor { context, published: Arc::clone(&published), tasks: Vec::new(), started: None }
-                .run(inbox)
-                .instrument(span),
-        );
-        Arc::new(Self { commands, published, _actor: actor })
+        actor.spawn(state.run(inbox).instrument(span));
+        Arc::new(Self { commands, published, asked, _actor: actor })
     }
 
     /// What it is now.
@@ -229,6 +235,11 @@ impl Connector {
     pub(super) fn set_target(&self, target: TargetState) {
         lock(&self.published).target = target;
         self.send(Command::Target(target));
+    }
+
+    /// A request to its snapshot is stored: the task looks, if it runs here.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
     }
 
     pub(super) fn restart(&self, which: Restart) {
@@ -276,6 +287,7 @@ struct RunningTask {
 struct Actor {
     context: Arc<WorkerContext>,
     published: Arc<Mutex<Published>>,
+    asked: Arc<Notify>,
     tasks: Vec<RunningTask>,
     /// What was last started, or tried.
     started: Option<ConnectorSpec>,
@@ -406,6 +418,7 @@ impl Actor {
             transforms: transforms.clone(),
             policy: spec.errors.clone(),
             status: TaskStatus::default(),
+            asked: Arc::clone(&self.asked),
         };
         let metrics = &self.context.metrics;
         Ok(match plan {

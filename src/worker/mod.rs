@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod connector;
 pub mod files;
+mod snapshot;
 mod store;
 
 use std::{
@@ -24,6 +25,7 @@ use tokio::{sync::RwLock, task::JoinSet};
 use cluster::Cluster;
 use connector::Connector;
 pub use connector::{ConnectorView, Origin, TargetState, TaskView};
+pub use snapshot::SnapshotView;
 
 use crate::{
     config::ConnectorSpec,
@@ -273,6 +275,7 @@ impl Worker {
         if forget == Forget::Offsets {
             // First, so that no worker of the group takes it up again.
             store::delete(self.context.log.state(), name).await?;
+            self.forget_requests(name).await?;
         }
         connector.shut_down().await;
         self.connectors.write().await.remove(name);

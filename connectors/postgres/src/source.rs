@@ -3,14 +3,18 @@
 use std::{
     collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
+    ops::ControlFlow,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
-    SourceTask, TaskContext,
-    snapshot::{Delivered, Settings, SnapshotRun, TableName},
+    Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
+    SourceOffsets, SourceTask, TaskContext,
+    snapshot::{
+        Delivered, OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun, Table as _,
+        TableName,
+    },
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -24,7 +28,7 @@ use crate::{
     replication::{Purpose, RawConnection},
     setup,
     snapshot::{
-        self, Postgres, Progress,
+        self, Postgres, Progress, condition,
         rows::{ReadRows, SnapshotRows},
         table::SnapshotTable,
     },
@@ -68,6 +72,12 @@ impl SourceConnector for PostgresSource {
     fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {
         // One slot has one reader.
         vec![plan.clone()]
+    }
+
+    fn snapshot(plan: &SourcePlan, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
+        let stored = StoredOffset::of(offsets, &plan.topic_prefix)?;
+        let report = |stored: StoredOffset| Report::of(stored.snapshot.as_ref(), &stored.on_demand);
+        Ok(Some(stored.map(report).unwrap_or_default()))
     }
 
     async fn start(
@@ -151,7 +161,7 @@ impl PostgresSourceTask {
             database: plan.connection.config.database.clone(),
         });
         let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
-        let mut task = Self {
+        Ok(Self {
             plan,
             cx,
             reader,
@@ -163,15 +173,19 @@ impl PostgresSourceTask {
             publish,
             snapshot: None,
             _watching: watching,
-        };
-        if task.publish.is_none() {
-            task.begin_snapshot();
-        }
-        Ok(task)
+        })
     }
 
-    /// Goes on with the snapshot, if there is one.
-    fn begin_snapshot(&mut self) {
+    /// Begins or goes on with the snapshot, if there is one and it may be read; ends its run when it may not.
+    fn steer_snapshot(&mut self) {
+        let is_paused = self.offset.on_demand.is_paused();
+        if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
+            self.snapshot = None;
+        }
+        if is_paused || self.snapshot.is_some() || self.publish.is_some() {
+            return;
+        }
+        self.offset.on_demand.begin_next(&mut self.offset.snapshot);
         let Some(progress) = self.offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty())
         else {
             return;
@@ -187,12 +201,14 @@ impl PostgresSourceTask {
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
-        if self.announce {
-            self.announce = false;
-            return self.position_only();
-        }
         loop {
-            self.describe_tables().await?;
+            if std::mem::take(&mut self.announce) {
+                return self.position_only();
+            }
+            self.steer_snapshot();
+            if self.describe_tables().await?.is_break() {
+                continue;
+            }
             if let Some(batch) = self.deliver_snapshot()? {
                 return Ok(batch);
             }
@@ -207,7 +223,7 @@ impl PostgresSourceTask {
                 }
             };
             tokio::select! {
-                done = work => done?,
+                done = work => if let Err(error) = done { self.failed_to_read(error)? },
                 raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
             }
         }
@@ -232,19 +248,79 @@ impl PostgresSourceTask {
         self.yielded(raw, tables, gone)
     }
 
-    /// Tells the snapshot how its tables look, or ends it.
-    async fn describe_tables(&mut self) -> Result<(), ConnectorError> {
+    /// Tells the snapshot how its tables look. Breaks when its run ended.
+    async fn describe_tables(&mut self) -> Result<ControlFlow<()>, ConnectorError> {
         while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             if run.is_finished(progress) {
                 self.snapshot = None;
-                return Ok(());
+                self.offset.on_demand.tidy(&mut self.offset.snapshot);
+                return Ok(ControlFlow::Break(()));
             }
-            let Some((schema, table)) = run.wants(progress) else { return Ok(()) };
-            let described = self.tables.for_snapshot(&schema, &table, &self.plan).await?;
-            if described.is_none() {
-                tracing::warn!(schema, table, "the table of the snapshot is gone, or no longer captured");
+            let Some(name) = run.wants(progress) else { return Ok(ControlFlow::Continue(())) };
+            let condition = progress.asked.as_ref().map(|asked| asked.condition.as_deref());
+            let described = match condition {
+                Some(condition) => self.tables.asked(&name, condition, &self.plan).await?.map(Some),
+                None => Ok(self.tables.for_snapshot(&name, &self.plan).await?),
+            };
+            match described {
+                Ok(described) => {
+                    if described.is_none() {
+                        let (schema, table) = &name;
+                        tracing::warn!(
+                            schema,
+                            table,
+                            "the table of the snapshot is gone, or no longer captured"
+                        );
+                    }
+                    run.describe(progress, described);
+                }
+                Err(reason) => {
+                    self.refuse_asked(reason);
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            run.describe(progress, described);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A table that was asked for and can't be read is refused; the stream goes on.
+    fn failed_to_read(&mut self, error: ConnectorError) -> Result<(), ConnectorError> {
+        if error.class == Class::Transient || !self.refuse_asked(Chain(&error).to_string()) {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Refuses the table that is being read, if it was asked for.
+    fn refuse_asked(&mut self, reason: String) -> bool {
+        let refused = self.offset.on_demand.refuse_current(&mut self.offset.snapshot, reason.as_str());
+        if refused {
+            tracing::warn!(reason, "a table that was asked for is not read");
+            (self.snapshot, self.announce) = (None, true);
+        }
+        refused
+    }
+
+    /// Takes a request to read tables: all of them or, when there is a problem with one, none.
+    async fn ask(
+        &mut self,
+        request: &str,
+        tables: &[String],
+        condition: Option<&str>,
+    ) -> Result<(), ConnectorError> {
+        let (mut names, mut problems) = (Vec::new(), Vec::new());
+        for table in tables {
+            match self.tables.named(table, condition, &self.plan).await? {
+                Ok(name) => names.push(name),
+                Err(problem) => problems.push(format!("{table}: {problem}")),
+            }
+        }
+        if problems.is_empty() {
+            self.offset.on_demand.ask(request, names, condition);
+        } else {
+            let reason = problems.join("; ");
+            tracing::warn!(request, reason, "a snapshot that was asked for is refused");
+            self.offset.on_demand.refuse(request, tables.to_vec(), reason);
         }
         Ok(())
     }
@@ -263,8 +339,9 @@ impl PostgresSourceTask {
         if progress.todo.is_empty() {
             self.offset.has_joined = false;
         }
-        if progress.is_done() {
-            (self.offset.snapshot, self.snapshot) = (None, None);
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
+        if self.offset.snapshot.is_none() {
+            self.snapshot = None;
         }
         self.snapshot_batch(delivered).map(Some)
     }
@@ -286,10 +363,8 @@ impl PostgresSourceTask {
         self.offset.note_newest(&raw.transactions);
         if let Some(progress) = &mut self.offset.snapshot {
             progress.seen.retain(|_, seen| seen.until > raw.position.lsn);
-            if progress.is_done() {
-                self.offset.snapshot = None;
-            }
         }
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
     }
 
     fn yielded(
@@ -303,7 +378,7 @@ impl PostgresSourceTask {
         }
         let unread = |plan: &TablePlan| {
             let progress = self.offset.snapshot.as_ref();
-            progress.is_some_and(|p| p.is_unread((&plan.relation.namespace, &plan.relation.name)))
+            progress.is_some_and(|p| p.will_be_whole((&plan.relation.namespace, &plan.relation.name)))
         };
         let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
@@ -324,7 +399,8 @@ impl PostgresSourceTask {
                 !will_be_seen && !was_seen
             });
         }
-        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
+        let is_reading = self.offset.snapshot.as_ref().is_some_and(|progress| !progress.todo.is_empty());
+        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && !is_reading {
             entries.clear();
         }
         let changes = StreamChanges {
@@ -351,6 +427,9 @@ impl PostgresSourceTask {
         })
     }
 }
+
+const NOT_CAPTURED: &str = "it is not captured: there is no such table, or `tables` leaves it out";
+const NO_KEY: &str = "it has no key to read it by while the stream goes on: give it a primary key, or a replica identity index";
 
 /// Takes tables in that an earlier configuration did not choose, or that the publication does not carry. `true`: the publication must
 /// be brought up to date once that is stored; else it is.
@@ -402,6 +481,7 @@ fn first_offset(
         has_joined: false,
         tables: Some(plan.tables.clone()),
         snapshot,
+        on_demand: OnDemand::default(),
     }
 }
 
@@ -420,8 +500,27 @@ impl SourceTask for PostgresSourceTask {
         if let Some(tables) = self.publish.clone() {
             setup::ensure_publication(self.tables.client(&self.plan).await?, &self.plan, &tables).await?;
             self.publish = None;
-            self.begin_snapshot();
         }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, request: &SnapshotRequest) -> Result<(), ConnectorError> {
+        let id = request.id.as_str();
+        if !self.offset.on_demand.has_taken(id) {
+            match &request.action {
+                SnapshotAction::Start { tables, condition } => {
+                    self.ask(id, tables, condition.as_deref()).await?;
+                }
+                SnapshotAction::Pause => self.offset.on_demand.pause(id, self.offset.snapshot.as_ref()),
+                SnapshotAction::Resume => self.offset.on_demand.resume(id),
+                SnapshotAction::Cancel => {
+                    if self.offset.on_demand.cancel(id, &mut self.offset.snapshot) {
+                        self.snapshot = None;
+                    }
+                }
+            }
+        }
+        self.announce = true;
         Ok(())
     }
 
@@ -478,16 +577,52 @@ impl TablePlans {
         Ok(&self.sql.insert(connection).client)
     }
 
+    /// The table of this name (`schema.table`), when it can be asked for, or why it can't.
+    async fn named(
+        &mut self,
+        dotted: &str,
+        condition: Option<&str>,
+        plan: &SourcePlan,
+    ) -> Result<Result<TableName, String>, ConnectorError> {
+        let captured = catalog::captured_tables(self.client(plan).await?, &plan.tables).await?;
+        let Some(table) = captured.iter().find(|table| table.name.plain() == dotted) else {
+            return Ok(Err(NOT_CAPTURED.to_owned()));
+        };
+        let name = name_of(table);
+        Ok(self.asked(&name, condition, plan).await?.map(|_| name))
+    }
+
+    /// How a table is read that was asked for, or why it can't be.
+    async fn asked(
+        &mut self,
+        name: &TableName,
+        condition: Option<&str>,
+        plan: &SourcePlan,
+    ) -> Result<Result<SnapshotTable, String>, ConnectorError> {
+        let Some(table) = self.for_snapshot(name, plan).await? else {
+            return Ok(Err(NOT_CAPTURED.to_owned()));
+        };
+        if !table.is_chunkable() {
+            return Ok(Err(NO_KEY.to_owned()));
+        }
+        if let Some(condition) = condition
+            && let Some(problem) = condition::problem(self.client(plan).await?, &table, condition).await?
+        {
+            return Ok(Err(problem));
+        }
+        Ok(Ok(SnapshotTable { condition: condition.map(str::to_owned), ..table }))
+    }
+
     /// How a table is read by the snapshot; `None` when it is gone.
     async fn for_snapshot(
         &mut self,
-        schema: &str,
-        table: &str,
+        (schema, table): &TableName,
         plan: &SourcePlan,
     ) -> Result<Option<SnapshotTable>, ConnectorError> {
         let client = self.client(plan).await?;
         let captured = catalog::captured_tables(client, &plan.tables).await?;
-        let found = captured.iter().find(|t| t.name.schema.bare() == schema && t.name.table.bare() == table);
+        let found =
+            captured.iter().find(|t| t.name.schema.bare() == *schema && t.name.table.bare() == *table);
         let Some(captured) = found else { return Ok(None) };
         let mut described = catalog::describe(client, captured.oid, None).await?;
         let published = catalog::published(client, &plan.publication, &captured.name).await?;
@@ -500,6 +635,6 @@ impl TablePlans {
         let types: Vec<u32> = key.map(|column| column.type_oid).collect();
         let key_types = catalog::type_names(client, &types).await?;
         let (partitioned, filter) = (captured.partitioned, published.filter);
-        Ok(Some(SnapshotTable { plan: of, partitioned, filter, key_types }))
+        Ok(Some(SnapshotTable { plan: of, partitioned, filter, condition: None, key_types }))
     }
 }

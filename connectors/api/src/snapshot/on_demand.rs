@@ -134,7 +134,8 @@ impl OnDemand {
             let reason = format!("more than {WAITING_MAX} tables would wait; ask again when some are done");
             return self.refuse(request, tables.iter().map(dotted).collect(), reason);
         }
-        let asked = |table| Asked { request: request.to_owned(), table, condition: condition.map(str::to_owned) };
+        let asked =
+            |table| Asked { request: request.to_owned(), table, condition: condition.map(str::to_owned) };
         self.waiting.extend(tables.into_iter().map(asked));
     }
 
@@ -184,7 +185,11 @@ impl OnDemand {
     }
 
     /// Refuses the table that is being read, or was about to be. `true`: it was asked for, and its run must be dropped.
-    pub fn refuse_current<S>(&mut self, progress: &mut Option<Progress<S>>, reason: impl Into<String>) -> bool {
+    pub fn refuse_current<S>(
+        &mut self,
+        progress: &mut Option<Progress<S>>,
+        reason: impl Into<String>,
+    ) -> bool {
         let of = progress.as_mut().and_then(|progress| Some((progress.asked.clone()?, progress)));
         let Some((asked, current)) = of else { return false };
         current.finish_table();
@@ -255,11 +260,13 @@ impl Report {
             request: Some(asked.request.clone()),
             condition: asked.condition.clone(),
         };
-        let initial = |table: &TableName| ReportedTable { table: dotted(table), request: None, condition: None };
+        let initial =
+            |table: &TableName| ReportedTable { table: dotted(table), request: None, condition: None };
         let current = progress.and_then(|progress| progress.asked.as_ref());
         let skipped = usize::from(current.is_some());
         let todo = progress.iter().flat_map(|progress| progress.todo.iter().skip(skipped).map(initial));
-        let mut tables = current.map(asked).into_iter().chain(todo).chain(on_demand.waiting.iter().map(asked));
+        let mut tables =
+            current.map(asked).into_iter().chain(todo).chain(on_demand.waiting.iter().map(asked));
         Self {
             paused: on_demand.paused,
             reading: tables.next(),
@@ -334,10 +341,7 @@ mod tests {
             action: SnapshotAction::Start { tables: vec!["s.a".into()], condition: Some("n > 1".into()) },
         };
         let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(
-            text,
-            r#"{"id":"x","asked_at_ms":1,"action":"start","tables":["s.a"],"where":"n > 1"}"#
-        );
+        assert_eq!(text, r#"{"id":"x","asked_at_ms":1,"action":"start","tables":["s.a"],"where":"n > 1"}"#);
         assert_eq!(serde_json::from_str::<SnapshotRequest>(&text).unwrap(), request);
         let mut on_demand = OnDemand::default();
         assert!(on_demand.is_empty() && serde_json::to_string(&on_demand).unwrap() == "{}");
