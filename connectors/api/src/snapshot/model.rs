@@ -585,7 +585,11 @@ fn play(readers: usize, script: Vec<u8>) -> Result<(), TestCaseError> {
             _ => task.step(false),
         }
     }
-    // Nobody writes any more.
+    end(&world, task)
+}
+
+/// Nobody writes any more.
+fn end(world: &Mutex<World>, mut task: Task) -> Result<(), TestCaseError> {
     task.ask(6);
     for _ in 0..100_000 {
         let log = world.lock().unwrap().log.len();
