@@ -101,8 +101,9 @@ async fn ask(
     let request = client.call(method, &format!("{base}{path}"), body).await?;
     let deadline = Instant::now() + TAKEN_WITHIN;
     let outcome = loop {
-        let status = client.get(&base).await?;
-        let outcome = outcome(&status, text(&request, "/id"));
+        // It is stored, whatever becomes of the daemon meanwhile.
+        let status = client.get(&base).await;
+        let outcome = status.map_or(Outcome::Waits, |status| outcome(&status, text(&request, "/id")));
         if outcome != Outcome::Waits || Instant::now() > deadline {
             break outcome;
         }

@@ -175,6 +175,7 @@ impl BinlogSourceTask {
     /// Begins or goes on with the snapshot, if there is one and it may be read; ends its run when it may not.
     fn steer_snapshot(&mut self) -> Result<(), ConnectorError> {
         let is_paused = self.offset.on_demand.is_paused();
+        self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
         if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
             self.end_run();
         }

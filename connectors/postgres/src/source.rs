@@ -1,7 +1,7 @@
 //! The source connector: `start` makes what is missing and checks what is there, `poll` yields the stream.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     num::NonZeroUsize,
     ops::ControlFlow,
     sync::Arc,
@@ -11,26 +11,21 @@ use std::{
 use rowstream_api::{
     Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
     SourceOffsets, SourceTask, TaskContext,
-    snapshot::{
-        Delivered, OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun, Table as _,
-        TableName,
-    },
+    snapshot::{Delivered, OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::{
     catalog::{self, CapturedTable},
-    connection::Connection,
     monitor,
     offset::{StoredOffset, SystemState, check_slot, partition},
     preflight,
     replication::{Purpose, RawConnection},
     setup,
     snapshot::{
-        self, Postgres, Progress, condition,
+        self, Postgres, Progress,
         rows::{ReadRows, SnapshotRows},
-        table::SnapshotTable,
     },
     source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
@@ -39,8 +34,8 @@ use crate::{
         reader::{Reader, StreamPlan},
         rekey,
     },
-    table::{self, TablePlan},
-    wire::pgoutput::Relation,
+    table::TablePlan,
+    tables::{TablePlans, name_of},
 };
 
 /// `postgres-source`
@@ -160,7 +155,7 @@ impl PostgresSourceTask {
             server: plan.topic_prefix.clone(),
             database: plan.connection.config.database.clone(),
         });
-        let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
+        let tables = TablePlans::new(sql);
         Ok(Self {
             plan,
             cx,
@@ -179,6 +174,7 @@ impl PostgresSourceTask {
     /// Begins or goes on with the snapshot, if there is one and it may be read; ends its run when it may not.
     fn steer_snapshot(&mut self) {
         let is_paused = self.offset.on_demand.is_paused();
+        self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
         if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
             self.snapshot = None;
         }
@@ -428,9 +424,6 @@ impl PostgresSourceTask {
     }
 }
 
-const NOT_CAPTURED: &str = "it is not captured: there is no such table, or `tables` leaves it out";
-const NO_KEY: &str = "it has no key to read it by while the stream goes on: give it a primary key, or a replica identity index";
-
 /// Takes tables in that an earlier configuration did not choose, or that the publication does not carry. `true`: the publication must
 /// be brought up to date once that is stored; else it is.
 async fn take_in(
@@ -453,10 +446,6 @@ async fn take_in(
     }
     setup::ensure_publication(client, plan, captured).await?;
     Ok(false)
-}
-
-fn name_of(table: &CapturedTable) -> TableName {
-    (table.name.schema.bare().to_owned(), table.name.table.bare().to_owned())
 }
 
 fn first_offset(
@@ -527,114 +516,5 @@ impl SourceTask for PostgresSourceTask {
     async fn close(&mut self) -> Result<(), ConnectorError> {
         self.reader.close().await;
         Ok(())
-    }
-}
-
-/// The plans of the tables at their present shapes.
-pub struct TablePlans {
-    by_oid: HashMap<u32, Arc<TablePlan>>,
-    sql: Option<Connection>,
-}
-
-impl TablePlans {
-    /// Whether it was asked about this shape last.
-    fn knows(&self, relation: &Relation) -> bool {
-        self.by_oid.get(&relation.oid).is_some_and(|known| *known.relation == *relation)
-    }
-
-    /// The plan of a shape; `None` for a table that is not captured. Asks the catalog when the shape is new.
-    ///
-    /// # Errors
-    /// The server's.
-    pub async fn plan_of(
-        &mut self,
-        relation: &Arc<Relation>,
-        plan: &SourcePlan,
-    ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
-        if let Some(known) = self.by_oid.get(&relation.oid).filter(|known| known.relation == *relation) {
-            return Ok(Some(Arc::clone(known)));
-        }
-        if !plan.tables.matches(&relation.namespace, &relation.name) {
-            tracing::debug!(
-                schema = relation.namespace,
-                table = relation.name,
-                "table is published but not captured"
-            );
-            return Ok(None);
-        }
-        let described = catalog::describe(self.client(plan).await?, relation.oid, Some(relation)).await?;
-        let made = Arc::new(table::build(relation, &described, &plan.topic_prefix));
-        self.by_oid.insert(relation.oid, Arc::clone(&made));
-        Ok(Some(made))
-    }
-
-    async fn client(&mut self, plan: &SourcePlan) -> Result<&Client, ConnectorError> {
-        let open = self.sql.take().filter(|sql| !sql.client.is_closed());
-        let connection = match open {
-            Some(connection) => connection,
-            None => catalog::connect(&plan.connection).await?,
-        };
-        Ok(&self.sql.insert(connection).client)
-    }
-
-    /// The table of this name (`schema.table`), when it can be asked for, or why it can't.
-    async fn named(
-        &mut self,
-        dotted: &str,
-        condition: Option<&str>,
-        plan: &SourcePlan,
-    ) -> Result<Result<TableName, String>, ConnectorError> {
-        let captured = catalog::captured_tables(self.client(plan).await?, &plan.tables).await?;
-        let Some(table) = captured.iter().find(|table| table.name.plain() == dotted) else {
-            return Ok(Err(NOT_CAPTURED.to_owned()));
-        };
-        let name = name_of(table);
-        Ok(self.asked(&name, condition, plan).await?.map(|_| name))
-    }
-
-    /// How a table is read that was asked for, or why it can't be.
-    async fn asked(
-        &mut self,
-        name: &TableName,
-        condition: Option<&str>,
-        plan: &SourcePlan,
-    ) -> Result<Result<SnapshotTable, String>, ConnectorError> {
-        let Some(table) = self.for_snapshot(name, plan).await? else {
-            return Ok(Err(NOT_CAPTURED.to_owned()));
-        };
-        if !table.is_chunkable() {
-            return Ok(Err(NO_KEY.to_owned()));
-        }
-        if let Some(condition) = condition
-            && let Some(problem) = condition::problem(self.client(plan).await?, &table, condition).await?
-        {
-            return Ok(Err(problem));
-        }
-        Ok(Ok(SnapshotTable { condition: condition.map(str::to_owned), ..table }))
-    }
-
-    /// How a table is read by the snapshot; `None` when it is gone.
-    async fn for_snapshot(
-        &mut self,
-        (schema, table): &TableName,
-        plan: &SourcePlan,
-    ) -> Result<Option<SnapshotTable>, ConnectorError> {
-        let client = self.client(plan).await?;
-        let captured = catalog::captured_tables(client, &plan.tables).await?;
-        let found =
-            captured.iter().find(|t| t.name.schema.bare() == *schema && t.name.table.bare() == *table);
-        let Some(captured) = found else { return Ok(None) };
-        let mut described = catalog::describe(client, captured.oid, None).await?;
-        let published = catalog::published(client, &plan.publication, &captured.name).await?;
-        if let Some(names) = &published.columns {
-            described.columns.retain(|column| names.contains(&column.name));
-        }
-        let relation = Arc::new(catalog::relation_of(captured, &described));
-        let of = Arc::new(table::build(&relation, &described, &plan.topic_prefix));
-        let key = of.schema.key_columns.iter().filter_map(|i| relation.columns.get(*i));
-        let types: Vec<u32> = key.map(|column| column.type_oid).collect();
-        let key_types = catalog::type_names(client, &types).await?;
-        let (partitioned, filter) = (captured.partitioned, published.filter);
-        Ok(Some(SnapshotTable { plan: of, partitioned, filter, condition: None, key_types }))
     }
 }
