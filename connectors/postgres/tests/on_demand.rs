@@ -211,3 +211,29 @@ async fn a_pause_holds_and_a_cancel_spares_the_initial_snapshot() {
     drain.task = None;
     db.remove().await;
 }
+
+/// Where an initial snapshot is all there is to do, what is asked for later is read all the same, and nothing else is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_without_a_stream_reads_what_is_asked_for() {
+    let db = Database::new().await;
+    db.run("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 10)").await;
+    let plan = db.plan(json!({ "snapshot": { "mode": "initial_only", "chunk_rows": 3 } }));
+    let mut drain = Drain::start(plan).await;
+    drain.until_count(10).await;
+    while drain.report().reading.is_some() {
+        drain.step().await.unwrap();
+    }
+    db.run("INSERT INTO a VALUES (11)").await;
+    until_caught_up(&db, &mut drain).await;
+    drain.ask_for("1", "public.a", None).await;
+    while drain.report().reading.is_some() {
+        drain.step().await.unwrap();
+    }
+    db.run("INSERT INTO a VALUES (12)").await;
+    until_caught_up(&db, &mut drain).await;
+    assert!(drain.events.iter().all(|e| e.op == Op::Read));
+    assert_eq!(drain.events.iter().filter(|e| e.snapshot == "incremental").count(), 11);
+    assert_eq!(drain.events.len(), 21);
+    drain.task = None;
+    db.remove().await;
+}
