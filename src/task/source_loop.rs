@@ -258,16 +258,11 @@ impl SourceLoop<'_> {
                 Err(error) if error.class == Class::Transient => return Err(error),
                 Err(error) => {
                     tracing::warn!(request = request.id, error = %Chain(&error), code = error.code, "snapshot request dropped");
-                    self.withdraw(&[request]).await?;
+                    withdraw(shared, &[request]).await?;
                 }
             }
         }
         Ok(())
-    }
-
-    async fn withdraw(&self, done: &[SnapshotRequest]) -> Result<(), ConnectorError> {
-        let withdrawn = requests::withdraw(self.shared.log.state(), &self.shared.connector, done).await;
-        withdrawn.map_err(|e| log_failure("withdraw a snapshot request", e))
     }
 
     async fn dispose(&mut self, refused: Refused) -> Result<(), ConnectorError> {
@@ -318,10 +313,16 @@ impl SourceLoop<'_> {
         self.shared.status.busy(self.offsets.is_some() || !self.in_flight.is_empty());
         self.metrics.durable(&answer.write, SystemTime::now());
         if !answer.requests.is_empty() {
-            self.withdraw(&answer.requests).await?;
+            withdraw(self.shared, &answer.requests).await?;
         }
         self.source.committed(&answer.offsets).await
     }
+}
+
+/// What was asked of the snapshot is done with.
+async fn withdraw(shared: &TaskShared, done: &[SnapshotRequest]) -> Result<(), ConnectorError> {
+    let withdrawn = requests::withdraw(shared.log.state(), &shared.connector, done).await;
+    withdrawn.map_err(|e| log_failure("withdraw a snapshot request", e))
 }
 
 fn now_ms() -> i64 {
