@@ -290,7 +290,7 @@ fn any_worker_serves_any_connector() {
     // What is asked of a worker that does not run the source reaches the one that does.
     shop.source.sql.run("INSERT INTO orders VALUES (1, 'a'), (2, 'b')");
     let [source, ..] = shop.connectors();
-    [a, b].map(|worker| worker.connector(&source));
+    [a, b].iter().for_each(|worker| worker.connector(&source));
     for worker in [a, b] {
         worker.until_streaming("shop7");
         worker.until_state("shop7", "RUNNING");
