@@ -45,6 +45,10 @@ const GROUP_BYTES_EAGER: usize = 512 << 10;
 const IN_FLIGHT_MAX: usize = 16;
 const IN_FLIGHT_BYTES_MAX: u64 = 6 << 20;
 
+/// Requests to the snapshot that a source has taken and that are not withdrawn: a crash tells them all again, and a source remembers
+/// the last 32 that it took.
+const TAKEN_MAX: usize = 16;
+
 /// A source task, run after run.
 pub struct SourceTaskRun {
     /// What to run.
@@ -120,6 +124,7 @@ impl SourceTaskRun {
             taken: Vec::new(),
             remembered: Vec::new(),
             told: BTreeSet::new(),
+            withdrawn: 0,
             in_flight: FuturesOrdered::new(),
             in_flight_bytes: 0,
             shared,
@@ -154,6 +159,8 @@ struct SourceLoop<'a> {
     remembered: Vec<SnapshotRequest>,
     /// Ids of the requests that the source was told in this run.
     told: BTreeSet<String>,
+    /// How many of those are withdrawn.
+    withdrawn: usize,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     in_flight_bytes: u64,
     shared: &'a TaskShared,
@@ -249,6 +256,10 @@ impl SourceLoop<'_> {
             if self.told.contains(&request.id) {
                 continue;
             }
+            if self.told.len() - self.withdrawn >= TAKEN_MAX {
+                // The rest is looked at when these are withdrawn.
+                return Ok(());
+            }
             match self.source.snapshot(&request).await {
                 Ok(()) => {
                     tracing::info!(request = request.id, action = ?request.action, "snapshot request taken");
@@ -314,6 +325,8 @@ impl SourceLoop<'_> {
         self.metrics.durable(&answer.write, SystemTime::now());
         if !answer.requests.is_empty() {
             withdraw(self.shared, &answer.requests).await?;
+            self.withdrawn += answer.requests.len();
+            self.shared.asked.notify_one();
         }
         self.source.committed(&answer.offsets).await
     }

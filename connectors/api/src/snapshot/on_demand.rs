@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{database::TableName, progress::Progress};
 
-/// A request is told again only when its outcome was not durable, so that few ids need to be remembered.
+/// Only requests that are not withdrawn yet are told again, and those are at most half as many.
 const TAKEN_MAX: usize = 32;
 /// Refusals that are kept, the newest ones.
 const REFUSED_MAX: usize = 8;
