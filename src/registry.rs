@@ -10,6 +10,7 @@ use rowstream_api::{
     ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId,
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
     TaskContext, TopicOffsets, TopicPartition,
+    snapshot::{Report, SnapshotRequest},
 };
 use rowstream_mysql::{
     sink::MySqlSink,
@@ -122,6 +123,11 @@ pub trait SourcePlan: Send + Sync {
     fn preflight(&self) -> BoxFuture<'_, Result<(), ConnectorError>>;
     /// See [`SourceConnector::split`].
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>>;
+    /// See [`SourceConnector::snapshot`].
+    ///
+    /// # Errors
+    /// The offsets are not of this source.
+    fn snapshot(&self, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError>;
     /// See [`SourceConnector::start`].
     fn start(
         &self,
@@ -146,6 +152,8 @@ pub trait AnySourceTask: Send {
     fn poll(&mut self) -> BoxFuture<'_, Result<SourceBatch, ConnectorError>>;
     /// See [`SourceTask::committed`].
     fn committed<'a>(&'a mut self, offsets: &'a SourceOffsets) -> BoxFuture<'a, Result<(), ConnectorError>>;
+    /// See [`SourceTask::snapshot`].
+    fn snapshot<'a>(&'a mut self, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<(), ConnectorError>>;
     /// See [`SourceTask::close`].
     fn close(&mut self) -> BoxFuture<'_, Result<(), ConnectorError>>;
 }
@@ -254,6 +262,9 @@ impl<S: SourceConnector> SourcePlan for ErasedSource<S> {
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>> {
         S::split(&self.0, tasks_max).into_iter().map(|p| Box::new(Self(p)) as Box<dyn SourcePlan>).collect()
     }
+    fn snapshot(&self, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
+        S::snapshot(&self.0, offsets)
+    }
     fn start(
         &self,
         resume: SourceOffsets,
@@ -285,6 +296,9 @@ impl<T: SourceTask> AnySourceTask for T {
     }
     fn committed<'a>(&'a mut self, offsets: &'a SourceOffsets) -> BoxFuture<'a, Result<(), ConnectorError>> {
         SourceTask::committed(self, offsets).boxed()
+    }
+    fn snapshot<'a>(&'a mut self, request: &'a SnapshotRequest) -> BoxFuture<'a, Result<(), ConnectorError>> {
+        SourceTask::snapshot(self, request).boxed()
     }
     fn close(&mut self) -> BoxFuture<'_, Result<(), ConnectorError>> {
         SourceTask::close(self).boxed()

@@ -21,6 +21,7 @@ mod offsets;
 mod plugins;
 pub mod readiness;
 mod records;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -113,6 +114,12 @@ fn connector_routes() -> Router<AdminState> {
         .route("/connectors/{name}/tasks", get(lifecycle::tasks))
         .route("/connectors/{name}/tasks/{task}/status", get(lifecycle::task_status))
         .route("/connectors/{name}/tasks/{task}/restart", post(lifecycle::restart_task))
+        .route(
+            "/connectors/{name}/snapshot",
+            get(snapshot::show).post(snapshot::start).delete(snapshot::cancel),
+        )
+        .route("/connectors/{name}/snapshot/pause", put(snapshot::pause))
+        .route("/connectors/{name}/snapshot/resume", put(snapshot::resume))
         .route("/connectors/{name}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
 }
 

@@ -10,6 +10,7 @@ mod exit;
 mod offsets;
 mod run;
 mod schemas;
+mod snapshot;
 mod status;
 mod table;
 #[cfg(test)]
@@ -45,6 +46,8 @@ enum Command {
     /// List, show, steer and create connectors
     #[command(visible_alias = "connector")]
     Connectors(connectors::ConnectorsArgs),
+    /// Read tables of a source (again) while its stream goes on
+    Snapshot(snapshot::SnapshotArgs),
     /// Show or forget where a connector stands
     Offsets(offsets::OffsetsArgs),
     /// List topics and read their records
@@ -101,6 +104,7 @@ impl Command {
             Self::Validate(args) => validate::validate(args, out).await,
             Self::Status(args) => status::status(args, out).await,
             Self::Connectors(args) => connectors::connectors(args, out).await,
+            Self::Snapshot(args) => snapshot::snapshot(args, out).await,
             Self::Offsets(args) => offsets::offsets(args, out).await,
             Self::Topics(args) => topics::topics(args, out).await,
             Self::Schemas(args) => schemas::schemas(args, out).await,

@@ -20,6 +20,12 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| cell.replace(['\n', '\r', '\t'], " ")).collect());
     }
 
+    /// Whether anything stands under the heading.
+    #[must_use]
+    pub(super) fn has_rows(&self) -> bool {
+        self.rows.len() > 1
+    }
+
     /// Writes it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
-use super::{Cli, describe, exit::Exit, status};
+use super::{Cli, describe, exit::Exit, snapshot, status};
 
 #[test]
 fn the_command_line_is_sound() {
@@ -17,6 +17,8 @@ fn the_command_line_is_sound() {
         "rowstream connectors restart shop --only-failed",
         "rowstream topics read t --follow --from-beginning --limit 3 --partition 0 --json",
         "rowstream describe webhook",
+        "rowstream snapshot start shop public.orders public.items --where id>7 --json",
+        "rowstream snapshot cancel shop",
     ] {
         if let Err(error) = Cli::try_parse_from(line.split(' ')) {
             panic!("{line}: {error}");
@@ -57,6 +59,30 @@ shop  postgres-source  RUNNING  1 FAILED  12       60 s ago     exactly once  wa
 shop task 0: task is FAILED
     PG_X: create slot: denied
     what to do: GRANT …
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn a_snapshot_shows_each_table_and_why_one_is_not_read() {
+    let body = json!({
+        "connector": "shop", "connector_state": "RUNNING", "state": "RUNNING",
+        "reading": { "table": "public.a", "request": "1", "where": "id > 7" },
+        "waiting": [{ "table": "public.b" }],
+        "rows": 30, "table_rows": 30, "percent": 12.34, "rows_per_second": 10.0, "eta_seconds": 7.0,
+        "requests": [{ "id": "2", "action": "pause", "asked_at_ms": 1 }],
+        "refused": [{ "request": "0", "tables": ["public.c"], "reason": "it has no key" }],
+    });
+    let mut out = Vec::new();
+    snapshot::write(&body, &mut out).unwrap();
+    let expected = "\
+shop: snapshot RUNNING, connector RUNNING, 12.3 %, 10 rows/s, about 7 s left
+
+TABLE     STATE    ROWS  WHERE   REASON
+public.a  reading  30    id > 7
+public.b  waiting  -
+(pause)   asked    -
+public.c  refused  -             it has no key
 ";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }

@@ -1,7 +1,8 @@
 //! One task's life: [`supervise`] runs it until it is told to stop or fails for good; [`source_loop`] and [`sink_loop`] are what
-//! it does meanwhile; [`status`] is what others see of it.
+//! it does meanwhile; [`status`] is what others see of it; [`requests`] is what people ask of a source's snapshot.
 
 pub mod backoff;
+pub mod requests;
 pub mod sink_loop;
 pub mod source_loop;
 pub mod status;
@@ -10,6 +11,7 @@ pub mod supervise;
 use std::sync::Arc;
 
 use rowstream_api::{ConnectorError, TaskContext};
+use tokio::sync::Notify;
 
 use crate::{
     config::ErrorPolicy,
@@ -36,6 +38,8 @@ pub struct TaskShared {
     pub policy: ErrorPolicy,
     /// What others see.
     pub status: status::TaskStatus,
+    /// Something was asked of its snapshot.
+    pub asked: Arc<Notify>,
 }
 
 impl TaskShared {

@@ -11,17 +11,18 @@
 //! - `committed` is called only with offsets whose commit has been answered, in order (invariant 1).
 //! - A failed or unknown commit ends the run. The next run opens a new writer, which fences this one: groups of this run
 //!   commit before that or never. Only then it reads the stored offsets and resumes there (invariants 3 and 7).
+//! - What is asked of the snapshot is withdrawn when the next batch after it was taken, whose offsets remember it, is durable.
 //! - A change that can't be encoded is disposed of by policy, durably, before the group that passes it is handed over.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use rowstream_api::{ConnectorError, SourceBatch, SourceOffsets};
+use rowstream_api::{Chain, Class, ConnectorError, SourceBatch, SourceOffsets, snapshot::SnapshotRequest};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TaskShared, commit_failure, log_failure,
+    TaskShared, commit_failure, log_failure, requests,
     supervise::{Run, Runnable},
 };
 use crate::{
@@ -43,6 +44,10 @@ const GROUP_BYTES_EAGER: usize = 512 << 10;
 /// Commits under way at once, and the bytes in them: what a log takes into one transaction must fit, or it would wait for more in vain.
 const IN_FLIGHT_MAX: usize = 16;
 const IN_FLIGHT_BYTES_MAX: u64 = 6 << 20;
+
+/// Requests to the snapshot that a source has taken and that are not withdrawn: a crash tells them all again, and a source remembers
+/// the last 32 that it took.
+const TAKEN_MAX: usize = 16;
 
 /// A source task, run after run.
 pub struct SourceTaskRun {
@@ -116,6 +121,10 @@ impl SourceTaskRun {
             group: RecordGroup::default(),
             offsets: None,
             unwritten: (0, 0),
+            taken: Vec::new(),
+            remembered: Vec::new(),
+            told: BTreeSet::new(),
+            withdrawn: 0,
             in_flight: FuturesOrdered::new(),
             in_flight_bytes: 0,
             shared,
@@ -132,6 +141,7 @@ struct Answer {
     outcome: Result<(), CommitError>,
     offsets: SourceOffsets,
     write: SourceWrite,
+    requests: Vec<SnapshotRequest>,
 }
 
 struct SourceLoop<'a> {
@@ -144,6 +154,13 @@ struct SourceLoop<'a> {
     offsets: Option<SourceOffsets>,
     /// Changes and transaction ends of the group's batches.
     unwritten: (u64, u64),
+    /// Requests that the source took and that no batch remembers yet; then those that `offsets` remember.
+    taken: Vec<SnapshotRequest>,
+    remembered: Vec<SnapshotRequest>,
+    /// Ids of the requests that the source was told in this run.
+    told: BTreeSet<String>,
+    /// How many of those are withdrawn.
+    withdrawn: usize,
     in_flight: FuturesOrdered<BoxFuture<'static, Answer>>,
     in_flight_bytes: u64,
     shared: &'a TaskShared,
@@ -153,12 +170,16 @@ struct SourceLoop<'a> {
 
 enum Event {
     Stop,
+    Asked,
     Answered(Answer),
     Polled(Box<SourceBatch>),
 }
 
 impl SourceLoop<'_> {
     async fn drive(&mut self, stop: &CancellationToken) -> Result<(), ConnectorError> {
+        let asked = Arc::clone(&self.shared.asked);
+        // What was asked while nobody ran the source.
+        asked.notify_one();
         loop {
             if self.should_append() {
                 self.append().await?;
@@ -167,11 +188,16 @@ impl SourceLoop<'_> {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => Event::Stop,
+                () = asked.notified() => Event::Asked,
                 Some(answer) = self.in_flight.next(), if !self.in_flight.is_empty() => Event::Answered(answer),
                 batch = self.source.poll(), if room => Event::Polled(Box::new(batch?)),
             };
             match event {
                 Event::Stop => return Ok(()),
+                Event::Asked => tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    taken = self.take_requests() => taken?,
+                },
                 Event::Answered(answer) => self.answered(answer).await?,
                 Event::Polled(batch) => self.accept(*batch).await?,
             }
@@ -217,6 +243,36 @@ impl SourceLoop<'_> {
         self.unwritten.0 += batch.changes.len() as u64;
         self.unwritten.1 += u64::from(batch.ends_transaction);
         self.offsets.get_or_insert_default().extend(batch.offsets);
+        self.remembered.append(&mut self.taken);
+        Ok(())
+    }
+
+    /// Tells the source what was asked of its snapshot. Cancel-safe, as the source is.
+    async fn take_requests(&mut self) -> Result<(), ConnectorError> {
+        let shared = self.shared;
+        let state = shared.log.state();
+        let waiting = requests::waiting(state, &shared.connector).await;
+        for request in waiting.map_err(|e| log_failure("read what was asked of the snapshot", e))? {
+            if self.told.contains(&request.id) {
+                continue;
+            }
+            if self.told.len() - self.withdrawn >= TAKEN_MAX {
+                // The rest is looked at when these are withdrawn.
+                return Ok(());
+            }
+            match self.source.snapshot(&request).await {
+                Ok(()) => {
+                    tracing::info!(request = request.id, action = ?request.action, "snapshot request taken");
+                    self.told.insert(request.id.clone());
+                    self.taken.push(request);
+                }
+                Err(error) if error.class == Class::Transient => return Err(error),
+                Err(error) => {
+                    tracing::warn!(request = request.id, error = %Chain(&error), code = error.code, "snapshot request dropped");
+                    withdraw(shared, &[request]).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -240,6 +296,7 @@ impl SourceLoop<'_> {
         let Some(offsets) = self.offsets.take() else { return Ok(()) };
         let group = std::mem::take(&mut self.group);
         let (changes, transactions) = std::mem::take(&mut self.unwritten);
+        let requests = std::mem::take(&mut self.remembered);
         let meter = SourceWrite {
             changes,
             records: group.records,
@@ -254,8 +311,8 @@ impl SourceLoop<'_> {
         let pending =
             self.writer.append(write).await.map_err(|e| commit_failure("commit to the topic log", e))?;
         self.in_flight_bytes += meter.bytes;
-        self.in_flight
-            .push_back(async move { Answer { outcome: pending.await, offsets, write: meter } }.boxed());
+        let answer = async move { Answer { outcome: pending.await, offsets, write: meter, requests } };
+        self.in_flight.push_back(answer.boxed());
         Ok(())
     }
 
@@ -266,8 +323,19 @@ impl SourceLoop<'_> {
         self.shared.status.committed(answer.write.records);
         self.shared.status.busy(self.offsets.is_some() || !self.in_flight.is_empty());
         self.metrics.durable(&answer.write, SystemTime::now());
+        if !answer.requests.is_empty() {
+            withdraw(self.shared, &answer.requests).await?;
+            self.withdrawn += answer.requests.len();
+            self.shared.asked.notify_one();
+        }
         self.source.committed(&answer.offsets).await
     }
+}
+
+/// What was asked of the snapshot is done with.
+async fn withdraw(shared: &TaskShared, done: &[SnapshotRequest]) -> Result<(), ConnectorError> {
+    let withdrawn = requests::withdraw(shared.log.state(), &shared.connector, done).await;
+    withdrawn.map_err(|e| log_failure("withdraw a snapshot request", e))
 }
 
 fn now_ms() -> i64 {

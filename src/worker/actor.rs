@@ -15,7 +15,7 @@ use std::{
 
 use rowstream_api::{Chain, ConfigErrors, ConnectorError, Delivery};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -115,14 +115,19 @@ struct Wanted {
 pub(super) struct Actor {
     context: Arc<WorkerContext>,
     published: Arc<Mutex<Published>>,
+    asked: Arc<Notify>,
     tasks: BTreeMap<usize, RunningTask>,
     /// What was last started, or tried.
     started: Option<ConnectorSpec>,
 }
 
 impl Actor {
-    pub(super) fn new(context: Arc<WorkerContext>, published: Arc<Mutex<Published>>) -> Self {
-        Self { context, published, tasks: BTreeMap::new(), started: None }
+    pub(super) fn new(
+        context: Arc<WorkerContext>,
+        published: Arc<Mutex<Published>>,
+        asked: Arc<Notify>,
+    ) -> Self {
+        Self { context, published, asked, tasks: BTreeMap::new(), started: None }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
@@ -302,6 +307,7 @@ impl Actor {
             transforms: transforms.clone(),
             policy: spec.errors.clone(),
             status: TaskStatus::default(),
+            asked: Arc::clone(&self.asked),
         };
         let metrics = &self.context.metrics;
         Ok(match plan {

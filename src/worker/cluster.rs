@@ -1,7 +1,7 @@
 //! Many workers, one log: each runs the tasks of the shards that the log's group gave it. [`follow`] is how it keeps up.
 //!
 //! What it guarantees, and why that holds:
-//! - **Everything is shared through the log's state**: connectors made by REST, target states, restart requests and statuses. So any
+//! - **Everything is shared through the log's state**: connectors made by REST, target states, requests and statuses. So any
 //!   worker answers for any connector, and a request is never refused because it reached the wrong one.
 //! - **The unit is the task** ([`Share`]): a worker that joins takes over some shards whole, and what is in the others is not
 //!   disturbed, not even tasks of the same connector.

@@ -15,7 +15,7 @@ use std::{
 use rowstream_api::Delivery;
 use serde_json::Value;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinSet,
 };
 use tracing::Instrument;
@@ -161,6 +161,8 @@ const COMMANDS_MAX: usize = 64;
 pub struct Connector {
     commands: mpsc::Sender<Command>,
     published: Arc<Mutex<Published>>,
+    /// Something was asked of its snapshot; kept from one task to the next.
+    asked: Arc<Notify>,
     _actor: JoinSet<()>,
 }
 
@@ -175,9 +177,11 @@ impl Connector {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let span = tracing::info_span!("connector", connector = spec.name);
         let published = Arc::new(Mutex::new(Published::new(spec, origin, target, share)));
+        let asked = Arc::new(Notify::new());
+        let state = Actor::new(context, Arc::clone(&published), Arc::clone(&asked));
         let mut actor = JoinSet::new();
-        actor.spawn(Actor::new(context, Arc::clone(&published)).run(inbox).instrument(span));
-        Arc::new(Self { commands, published, _actor: actor })
+        actor.spawn(state.run(inbox).instrument(span));
+        Arc::new(Self { commands, published, asked, _actor: actor })
     }
 
     /// What it is here, now.
@@ -224,6 +228,11 @@ impl Connector {
     pub(super) fn set_target(&self, target: TargetState) {
         lock(&self.published).target = target;
         self.send(Command::Target(target));
+    }
+
+    /// A request to its snapshot is stored: the task looks, if it runs here.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
     }
 
     pub(super) fn restart(&self, which: Restart) {

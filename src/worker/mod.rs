@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod connector;
 pub mod files;
 pub mod share;
+mod snapshot;
 mod store;
 
 use std::{
@@ -30,6 +31,7 @@ use cluster::Cluster;
 use connector::Connector;
 pub use connector::{ConnectorView, Origin, TargetState, TaskView};
 use share::Share;
+pub use snapshot::SnapshotView;
 
 use crate::{
     config::ConnectorSpec,
@@ -284,6 +286,7 @@ impl Worker {
             }
             // Before it ends here, so that no worker of the group takes it up again.
             store::delete(self.context.log.state(), name).await?;
+            self.forget_requests(name).await?;
         }
         connector.shut_down().await;
         let mut connectors = self.connectors.write().await;

@@ -287,4 +287,27 @@ fn any_worker_serves_any_connector() {
     for worker in [a, b] {
         worker.until("all are gone", || (worker.get("/connectors") == json!([])).then_some(()));
     }
+    // What is asked of a worker that does not run the source reaches the one that does.
+    shop.source.sql.run("INSERT INTO orders VALUES (1, 'a'), (2, 'b')");
+    let [source, ..] = shop.connectors();
+    [a, b].iter().for_each(|worker| worker.connector(&source));
+    for worker in [a, b] {
+        worker.until_streaming("shop7");
+        worker.until_state("shop7", "RUNNING");
+    }
+    let runs_it = owner("shop7");
+    let other = if runs_it == json!(format!("127.0.0.1:{}", a.port)) { b } else { a };
+    let body = json!({ "tables": ["public.orders"], "where": "id > 1" });
+    let answer = other.request("POST", "/connectors/shop7/snapshot", Some(&body));
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    other.until("the table is read again", || {
+        (other.get("/connectors/shop7/snapshot")["state"] == "NONE").then_some(())
+    });
+    let told: Vec<(Value, Value)> = other
+        .records(&shop.topic())
+        .iter()
+        .map(|r| (r.value["after"]["id"].clone(), r.value["source"]["snapshot"].clone()))
+        .collect();
+    let wanted = [(1, "first"), (2, "last"), (2, "incremental")].map(|(id, mark)| (json!(id), json!(mark)));
+    assert_eq!(told, wanted);
 }

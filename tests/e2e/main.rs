@@ -21,6 +21,7 @@ mod kafka_faults;
 mod ledger;
 mod lifecycle;
 mod mysql;
+mod on_demand;
 mod operations;
 mod oracle;
 mod python;

@@ -7,6 +7,7 @@ use crate::{
     config::ConfigSpec,
     error::{ConfigErrors, ConnectorError},
     offset::SourceOffsets,
+    snapshot::{Report, SnapshotRequest},
 };
 
 /// What a task is told about its surroundings.
@@ -103,6 +104,13 @@ pub trait SourceConnector: Sized + Send + Sync + 'static {
     fn preflight(plan: &Self::Plan) -> impl Future<Output = Result<(), ConnectorError>> + Send;
     /// Divides the work into at most `tasks_max` plans.
     fn split(plan: &Self::Plan, tasks_max: NonZeroUsize) -> Vec<Self::Plan>;
+    /// How far the snapshot is of a source that stands here; `None` from a source that has no snapshots. Pure.
+    ///
+    /// # Errors
+    /// The offsets are not of this source.
+    fn snapshot(_plan: &Self::Plan, _offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
+        Ok(None)
+    }
     /// Connects and stands just after `resume`; an empty map means "never run before".
     fn start(
         plan: Self::Plan,
@@ -111,7 +119,7 @@ pub trait SourceConnector: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Task, ConnectorError>> + Send;
 }
 
-/// A running source task. The source loop calls `poll` and `committed` from one task, never at the same time.
+/// A running source task. The source loop calls `poll`, `committed` and `snapshot` from one task, never at the same time.
 pub trait SourceTask: Send + 'static {
     /// Waits for the next batch. Cancel-safe: dropping the future loses nothing. Several batches may be polled
     /// before the first is reported `committed`.
@@ -122,6 +130,19 @@ pub trait SourceTask: Send + 'static {
         &mut self,
         offsets: &SourceOffsets,
     ) -> impl Future<Output = Result<(), ConnectorError>> + Send;
+    /// Takes what somebody asks of the snapshot, or refuses it and says so in its [`SourceConnector::snapshot`]. The next batch,
+    /// which comes at once, has offsets that remember it: once they are durable the request is done with. Idempotent by the
+    /// request's id. Cancel-safe: dropped, nothing has happened.
+    ///
+    /// # Errors
+    /// Transient: the request is told again after a restart. Others: it can't be taken at all, and is dropped.
+    fn snapshot(
+        &mut self,
+        _request: &SnapshotRequest,
+    ) -> impl Future<Output = Result<(), ConnectorError>> + Send {
+        let refused = ConnectorError::config("SNAPSHOT_UNSUPPORTED", "this source has no snapshots");
+        std::future::ready(Err(refused))
+    }
     /// Tells upstream the last committed position and disconnects. Called once, after the last `committed`.
     fn close(&mut self) -> impl Future<Output = Result<(), ConnectorError>> + Send;
 }

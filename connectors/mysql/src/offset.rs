@@ -3,9 +3,10 @@
 //! A position belongs to its server: it carries the server's uuid and the ids of all transactions that are done, and
 //! [`crate::setup::check_position`] compares them with what is there before anything is read.
 
-use std::collections::HashSet;
-
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
+use rowstream_api::{
+    ConnectorError, SourceOffset, SourceOffsets, SourcePartition,
+    snapshot::{OnDemand, TableName},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -43,6 +44,9 @@ pub struct StoredOffset {
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Progress>,
+    /// What was asked of the snapshot.
+    #[serde(default, skip_serializing_if = "OnDemand::is_empty")]
+    pub on_demand: OnDemand,
 }
 
 /// See [`Partial`].
@@ -146,8 +150,10 @@ impl StoredOffset {
 
     /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
     pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
-        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
-        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let todo = |table: &TableName| {
+            self.snapshot.as_ref().is_some_and(|progress| progress.will_be_whole((&table.0, &table.1)))
+        };
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo(table)).collect();
         let any = !new.is_empty();
         if any {
             self.snapshot.get_or_insert_default().todo.extend(new);
@@ -222,6 +228,7 @@ mod tests {
             }],
             tables: None,
             snapshot: None,
+            on_demand: OnDemand::default(),
         };
         for (flavour, gtids, gtid) in [
             ("mysql", stored.gtids.clone(), format!("{uuid}:tag:2")),

@@ -2,15 +2,16 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::ControlFlow,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use mysql_async::Conn;
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
-    SourceTask, TaskContext,
-    snapshot::{Settings, SnapshotRun},
+    Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
+    SourceOffsets, SourceTask, TaskContext,
+    snapshot::{OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
 
@@ -67,6 +68,12 @@ impl<const MARIADB: bool> SourceConnector for BinlogSource<MARIADB> {
     fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {
         // A binlog has one order.
         vec![plan.clone()]
+    }
+
+    fn snapshot(plan: &SourcePlan, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
+        let stored = StoredOffset::of(offsets, &plan.topic_prefix)?;
+        let report = |stored: StoredOffset| Report::of(stored.snapshot.as_ref(), &stored.on_demand);
+        Ok(Some(stored.map(report).unwrap_or_default()))
     }
 
     async fn start(
@@ -150,15 +157,6 @@ impl BinlogSourceTask {
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
         let tables = TablePlans::new(catalog, (conn, server), stream);
-        let position = offset.position()?;
-        let snapshot =
-            offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty()).map(|progress| {
-                let delivered = (position.gtids, position.at);
-                let SnapshotConfig { chunk_rows, readers, .. } = plan.snapshot;
-                let settings = Settings { chunk_rows, readers };
-                let database = MySql { plan: plan.connection.clone(), delivered };
-                SnapshotRun::new(database, settings, progress, &cx.gauges)
-            });
         Ok(Self {
             plan,
             cx,
@@ -169,18 +167,49 @@ impl BinlogSourceTask {
             heard: false,
             tables,
             names,
-            snapshot,
+            snapshot: None,
             _watching: watching,
         })
     }
 
-    async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
-        if self.announce {
-            self.announce = false;
-            return self.position_only();
+    /// Begins or goes on with the snapshot, if there is one and it may be read; ends its run when it may not.
+    fn steer_snapshot(&mut self) -> Result<(), ConnectorError> {
+        let is_paused = self.offset.on_demand.is_paused();
+        self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
+        if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
+            self.end_run();
         }
+        if is_paused || self.snapshot.is_some() {
+            return Ok(());
+        }
+        self.offset.on_demand.begin_next(&mut self.offset.snapshot);
+        let Some(progress) = self.offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty())
+        else {
+            return Ok(());
+        };
+        let position = self.offset.position()?;
+        let database = MySql { plan: self.plan.connection.clone(), delivered: (position.gtids, position.at) };
+        let SnapshotConfig { chunk_rows, readers, .. } = self.plan.snapshot;
+        let settings = Settings { chunk_rows, readers };
+        self.snapshot = Some(SnapshotRun::new(database, settings, progress, &self.cx.gauges));
+        Ok(())
+    }
+
+    /// Drops the snapshot's run; nobody waits for a position any more.
+    fn end_run(&mut self) {
+        self.snapshot = None;
+        self.reader.control.want(None);
+    }
+
+    async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
         loop {
-            self.describe_tables().await?;
+            if std::mem::take(&mut self.announce) {
+                return self.position_only();
+            }
+            self.steer_snapshot()?;
+            if self.describe_tables().await?.is_break() {
+                continue;
+            }
             if let Some(batch) = self.deliver_snapshot()? {
                 return Ok(batch);
             }
@@ -195,7 +224,7 @@ impl BinlogSourceTask {
                 }
             };
             tokio::select! {
-                done = work => done?,
+                done = work => if let Err(error) = done { self.failed_to_read(error)? },
                 raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
             }
         }
@@ -216,20 +245,76 @@ impl BinlogSourceTask {
         self.yielded(raw, tables)
     }
 
-    /// Tells the snapshot how its tables look, or ends it.
-    async fn describe_tables(&mut self) -> Result<(), ConnectorError> {
+    /// Tells the snapshot how its tables look. Breaks when its run ended.
+    async fn describe_tables(&mut self) -> Result<ControlFlow<()>, ConnectorError> {
         while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             if run.is_finished(progress) {
-                self.snapshot = None;
-                self.reader.control.want(None);
-                return Ok(());
+                self.end_run();
+                self.offset.on_demand.tidy(&mut self.offset.snapshot);
+                return Ok(ControlFlow::Break(()));
             }
-            let Some((database, table)) = run.wants(progress) else { return Ok(()) };
-            let described = self.tables.for_snapshot(&database, &table, &self.plan).await?;
-            if described.is_none() {
-                tracing::warn!(database, table, "the table of the snapshot is gone");
+            let Some(name) = run.wants(progress) else { return Ok(ControlFlow::Continue(())) };
+            let (database, table) = &name;
+            let condition = progress.asked.as_ref().map(|asked| asked.condition.as_deref());
+            let described = match condition {
+                Some(condition) => self.tables.asked(&name, condition, &self.plan).await?.map(Some),
+                None => Ok(self.tables.for_snapshot(database, table, &self.plan).await?),
+            };
+            match described {
+                Ok(described) => {
+                    if described.is_none() {
+                        tracing::warn!(database, table, "the table of the snapshot is gone");
+                    }
+                    run.describe(progress, described);
+                }
+                Err(reason) => {
+                    self.refuse_asked(&reason);
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            run.describe(progress, described);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A table that was asked for and can't be read is refused; the stream goes on.
+    fn failed_to_read(&mut self, error: ConnectorError) -> Result<(), ConnectorError> {
+        if error.class == Class::Transient || !self.refuse_asked(&Chain(&error).to_string()) {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Refuses the table that is being read, if it was asked for.
+    fn refuse_asked(&mut self, reason: &str) -> bool {
+        let refused = self.offset.on_demand.refuse_current(&mut self.offset.snapshot, reason);
+        if refused {
+            tracing::warn!(reason, "a table that was asked for is not read");
+            self.end_run();
+            self.announce = true;
+        }
+        refused
+    }
+
+    /// Takes a request to read tables: all of them or, when there is a problem with one, none.
+    async fn ask(
+        &mut self,
+        request: &str,
+        tables: &[String],
+        condition: Option<&str>,
+    ) -> Result<(), ConnectorError> {
+        let (mut names, mut problems) = (Vec::new(), Vec::new());
+        for table in tables {
+            match self.tables.named(table, condition, &self.plan).await? {
+                Ok(name) => names.push(name),
+                Err(problem) => problems.push(format!("{table}: {problem}")),
+            }
+        }
+        if problems.is_empty() {
+            self.offset.on_demand.ask(request, names, condition);
+        } else {
+            let reason = problems.join("; ");
+            tracing::warn!(request, reason, "a snapshot that was asked for is refused");
+            self.offset.on_demand.refuse(request, tables.to_vec(), reason);
         }
         Ok(())
     }
@@ -248,8 +333,9 @@ impl BinlogSourceTask {
             // On a server where nothing else happens no batch comes to do this.
             snapshot::forget_seen(progress, here);
         }
-        if progress.is_done() {
-            (self.offset.snapshot, self.snapshot) = (None, None);
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
+        if self.offset.snapshot.is_none() {
+            self.end_run();
         }
         let names = Arc::clone(&self.names);
         let rows = SnapshotRows { delivered, names, at, read_at_us: now_us() };
@@ -266,7 +352,7 @@ impl BinlogSourceTask {
         }
         let unread = |plan: &TablePlan| {
             let progress = self.offset.snapshot.as_ref();
-            progress.is_some_and(|p| p.is_unread((&plan.shape.database, &plan.shape.table)))
+            progress.is_some_and(|p| p.will_be_whole((&plan.shape.database, &plan.shape.table)))
         };
         let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
@@ -274,10 +360,8 @@ impl BinlogSourceTask {
         self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
             snapshot::forget_seen(progress, &raw.position.at);
-            if progress.is_done() {
-                self.offset.snapshot = None;
-            }
         }
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
         let mut entries = raw.rows.entries;
         if seen.is_some() || unread.contains(&true) {
             entries.retain(|entry| {
@@ -292,7 +376,8 @@ impl BinlogSourceTask {
                 !will_be_seen && !was_seen
             });
         }
-        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
+        let is_reading = self.offset.snapshot.as_ref().is_some_and(|progress| !progress.todo.is_empty());
+        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && !is_reading {
             entries.clear();
         }
         let widths = raw.rows.tables.iter().map(|table| table.widths.clone());
@@ -355,6 +440,7 @@ async fn first_offset(
         prepared: Vec::new(),
         tables: None,
         snapshot,
+        on_demand: OnDemand::default(),
     };
     offset.set_position(&position);
     Ok(offset)
@@ -372,6 +458,26 @@ impl SourceTask for BinlogSourceTask {
             #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
             self.cx.gauges.set("durable_binlog_pos", pos as f64);
         }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, request: &SnapshotRequest) -> Result<(), ConnectorError> {
+        let id = request.id.as_str();
+        if !self.offset.on_demand.has_taken(id) {
+            match &request.action {
+                SnapshotAction::Start { tables, condition } => {
+                    self.ask(id, tables, condition.as_deref()).await?;
+                }
+                SnapshotAction::Pause => self.offset.on_demand.pause(id, self.offset.snapshot.as_ref()),
+                SnapshotAction::Resume => self.offset.on_demand.resume(id),
+                SnapshotAction::Cancel => {
+                    if self.offset.on_demand.cancel(id, &mut self.offset.snapshot) {
+                        self.end_run();
+                    }
+                }
+            }
+        }
+        self.announce = true;
         Ok(())
     }
 

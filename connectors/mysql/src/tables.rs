@@ -3,13 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use mysql_async::Conn;
-use rowstream_api::ConnectorError;
+use rowstream_api::{
+    ConnectorError,
+    snapshot::{Table as _, TableName},
+};
 
 use crate::{
     catalog::{self, Catalog},
     columns,
     connection::Server,
-    snapshot::table::SnapshotTable,
+    snapshot::{condition, table::SnapshotTable},
     source_config::{RowMetadata, SourcePlan},
     stream::{batch::StreamTable, reader::StreamPlan},
     table::{self, TablePlan},
@@ -85,7 +88,62 @@ impl TablePlans {
     ) -> Result<Option<SnapshotTable>, ConnectorError> {
         let Some(shape) = self.describe(database, table, plan).await? else { return Ok(None) };
         let plan = Arc::new(table::build(&shape, &self.catalog, plan.types, &plan.topic_prefix)?);
-        Ok(Some(SnapshotTable { plan }))
+        Ok(Some(SnapshotTable { plan, condition: None }))
+    }
+
+    /// The table of this name (`database.table`), when it can be asked for, or why it can't.
+    ///
+    /// # Errors
+    /// As [`Self::plan_of`].
+    pub async fn named(
+        &mut self,
+        dotted: &str,
+        condition: Option<&str>,
+        plan: &SourcePlan,
+    ) -> Result<Result<TableName, String>, ConnectorError> {
+        let mut problem = NOT_CAPTURED.to_owned();
+        // Names may hold dots.
+        for (at, _) in dotted.match_indices('.') {
+            let (database, table) = (dotted.get(..at), dotted.get(at + 1..));
+            let (Some(database), Some(table)) = (database, table) else { continue };
+            let name = (database.to_owned(), table.to_owned());
+            match self.asked(&name, condition, plan).await? {
+                Ok(_) => return Ok(Ok(name)),
+                Err(other) if other == NOT_CAPTURED => {}
+                Err(other) => problem = other,
+            }
+        }
+        Ok(Err(problem))
+    }
+
+    /// How a table is read that was asked for, or why it can't be.
+    ///
+    /// # Errors
+    /// As [`Self::plan_of`].
+    pub async fn asked(
+        &mut self,
+        (database, table): &TableName,
+        condition: Option<&str>,
+        plan: &SourcePlan,
+    ) -> Result<Result<SnapshotTable, String>, ConnectorError> {
+        if !plan.tables.matches(database, table) {
+            return Ok(Err(NOT_CAPTURED.to_owned()));
+        }
+        let Some(table) = self.for_snapshot(database, table, plan).await? else {
+            return Ok(Err(NOT_CAPTURED.to_owned()));
+        };
+        if !table.is_chunkable() {
+            return Ok(Err(NO_KEY.to_owned()));
+        }
+        if let Some(condition) = condition {
+            let mut conn = self.connection(plan).await?;
+            let problem = condition::problem(&mut conn, &table, condition).await?;
+            self.conn = Some(conn);
+            if let Some(problem) = problem {
+                return Ok(Err(problem));
+            }
+        }
+        Ok(Ok(SnapshotTable { condition: condition.map(str::to_owned), ..table }))
     }
 
     /// Whether it was asked about this shape last.
@@ -126,6 +184,9 @@ impl TablePlans {
         }
     }
 }
+
+const NOT_CAPTURED: &str = "it is not captured: there is no such table, or `tables` leaves it out";
+const NO_KEY: &str = "it has no key to read it by while the stream goes on: give it a primary key of numbers, texts, bytes or times";
 
 impl Known {
     /// Whether the stream's table is still this one: by its names, or, while it has none, because nothing was defined since.

@@ -5,7 +5,7 @@
 //!
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must exist
 //! upstream), [`replication`] and [`wire`] (the protocol), [`stream`] (changes), [`snapshot`] (rows that are there
-//! already), [`catalog`], [`table`], [`types`] and
+//! already), [`catalog`], [`table`] and [`tables`], [`types`] and
 //! [`mod@tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
 //!
 //! The sink: [`sink_config`] and [`sink`].
@@ -27,6 +27,7 @@ pub mod source;
 pub mod source_config;
 pub mod stream;
 pub mod table;
+pub mod tables;
 pub mod tuple;
 pub mod types;
 pub mod wire;

@@ -6,9 +6,12 @@
 //!
 //! [`resume`]: check_slot
 
-use std::{collections::HashSet, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
-use rowstream_api::{ConnectorError, SourceOffset, SourceOffsets, SourcePartition, snapshot::TableName};
+use rowstream_api::{
+    ConnectorError, SourceOffset, SourceOffsets, SourcePartition,
+    snapshot::{OnDemand, TableName},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -54,7 +57,7 @@ pub struct StoredOffset {
     /// What is done of the transaction after `lsn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<StoredPartial>,
-    /// The newest transaction that was delivered while the snapshot is under way: a later run waits until it is visible.
+    /// The newest transaction that was delivered: a snapshot that begins later waits until it is visible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_xid: Option<u32>,
     /// Tables came in while the stream was under way, and are not read yet.
@@ -67,6 +70,9 @@ pub struct StoredOffset {
     /// Progress of the snapshot; `None` when there is none to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Progress>,
+    /// What was asked of the snapshot.
+    #[serde(default, skip_serializing_if = "OnDemand::is_empty")]
+    pub on_demand: OnDemand,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -100,12 +106,8 @@ impl StoredOffset {
         Position { lsn: self.lsn, partial }
     }
 
-    /// Remembers the newest of these transactions as long as there is a snapshot.
+    /// Remembers the newest of these transactions: a snapshot may be asked for at any time.
     pub fn note_newest(&mut self, transactions: &[Transaction]) {
-        if self.snapshot.is_none() {
-            self.newest_xid = None;
-            return;
-        }
         // Ids go round; these are near each other.
         let newer = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
         self.newest_xid = transactions.iter().map(|t| t.xid).chain(self.newest_xid).reduce(newer);
@@ -119,8 +121,10 @@ impl StoredOffset {
 
     /// Takes in tables that are new to the connector: the snapshot reads them next. Answers whether there are any.
     pub fn take_in(&mut self, new: impl IntoIterator<Item = TableName>) -> bool {
-        let todo = self.snapshot.iter().flat_map(|progress| &progress.todo).cloned().collect::<HashSet<_>>();
-        let new: Vec<TableName> = new.into_iter().filter(|table| !todo.contains(table)).collect();
+        let todo = |table: &TableName| {
+            self.snapshot.as_ref().is_some_and(|progress| progress.will_be_whole((&table.0, &table.1)))
+        };
+        let new: Vec<TableName> = new.into_iter().filter(|table| !todo(table)).collect();
         let any = !new.is_empty();
         if any {
             self.snapshot.get_or_insert_default().todo.extend(new);
@@ -311,6 +315,7 @@ mod tests {
             has_joined: false,
             tables: None,
             snapshot: None,
+            on_demand: OnDemand::default(),
         }
     }
 

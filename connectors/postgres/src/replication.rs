@@ -6,6 +6,7 @@
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::{
+    IsNull,
     authentication::{
         md5_hash,
         sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256},
@@ -231,6 +232,20 @@ impl RawConnection {
         self.until_ready(row).await
     }
 
+    /// Runs one statement, and only one, whatever the text holds: the server refuses a second one in it.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub async fn statement(&mut self, sql: &str) -> Result<(), ConnectorError> {
+        frontend::parse("", sql, [], &mut self.outbox).map_err(lost)?;
+        let bound = frontend::bind("", "", [], [(); 0], |(), _| Ok(IsNull::Yes), [], &mut self.outbox);
+        bound.map_err(|_| malformed(DecodeError::Length(0)))?;
+        frontend::execute("", 0, &mut self.outbox).map_err(lost)?;
+        frontend::sync(&mut self.outbox);
+        self.flush().await?;
+        self.until_ready(&mut |_| Ok(())).await
+    }
+
     /// Runs one simple query and answers its rows as text.
     ///
     /// # Errors
@@ -282,7 +297,10 @@ impl RawConnection {
                 let body = self.inbox.get(HEADER_BYTES..end).unwrap_or_default();
                 match tag {
                     b'D' => row(body)?,
-                    b'E' => failure = Some(server_error(body)),
+                    b'E' => {
+                        self.last_sqlstate = ServerMessage::decode(body).map_err(malformed)?.sqlstate;
+                        failure = Some(server_error(body));
+                    }
                     b'K' => self.backend_pid = Cursor::new(body).i32("backend key").map_err(malformed)?,
                     _ => {}
                 }

@@ -1,23 +1,23 @@
 //! The source connector: `start` makes what is missing and checks what is there, `poll` yields the stream.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     num::NonZeroUsize,
+    ops::ControlFlow,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
-    SourceTask, TaskContext,
-    snapshot::{Delivered, Settings, SnapshotRun, TableName},
+    Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
+    SourceOffsets, SourceTask, TaskContext,
+    snapshot::{Delivered, OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use crate::{
     catalog::{self, CapturedTable},
-    connection::Connection,
     monitor,
     offset::{StoredOffset, SystemState, check_slot, partition},
     preflight,
@@ -26,7 +26,6 @@ use crate::{
     snapshot::{
         self, Postgres, Progress,
         rows::{ReadRows, SnapshotRows},
-        table::SnapshotTable,
     },
     source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
@@ -35,8 +34,8 @@ use crate::{
         reader::{Reader, StreamPlan},
         rekey,
     },
-    table::{self, TablePlan},
-    wire::pgoutput::Relation,
+    table::TablePlan,
+    tables::{TablePlans, name_of},
 };
 
 /// `postgres-source`
@@ -68,6 +67,12 @@ impl SourceConnector for PostgresSource {
     fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {
         // One slot has one reader.
         vec![plan.clone()]
+    }
+
+    fn snapshot(plan: &SourcePlan, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
+        let stored = StoredOffset::of(offsets, &plan.topic_prefix)?;
+        let report = |stored: StoredOffset| Report::of(stored.snapshot.as_ref(), &stored.on_demand);
+        Ok(Some(stored.map(report).unwrap_or_default()))
     }
 
     async fn start(
@@ -150,8 +155,8 @@ impl PostgresSourceTask {
             server: plan.topic_prefix.clone(),
             database: plan.connection.config.database.clone(),
         });
-        let tables = TablePlans { by_oid: HashMap::new(), sql: Some(sql) };
-        let mut task = Self {
+        let tables = TablePlans::new(sql);
+        Ok(Self {
             plan,
             cx,
             reader,
@@ -163,15 +168,20 @@ impl PostgresSourceTask {
             publish,
             snapshot: None,
             _watching: watching,
-        };
-        if task.publish.is_none() {
-            task.begin_snapshot();
-        }
-        Ok(task)
+        })
     }
 
-    /// Goes on with the snapshot, if there is one.
-    fn begin_snapshot(&mut self) {
+    /// Begins or goes on with the snapshot, if there is one and it may be read; ends its run when it may not.
+    fn steer_snapshot(&mut self) {
+        let is_paused = self.offset.on_demand.is_paused();
+        self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
+        if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
+            self.snapshot = None;
+        }
+        if is_paused || self.snapshot.is_some() || self.publish.is_some() {
+            return;
+        }
+        self.offset.on_demand.begin_next(&mut self.offset.snapshot);
         let Some(progress) = self.offset.snapshot.as_ref().filter(|progress| !progress.todo.is_empty())
         else {
             return;
@@ -187,12 +197,14 @@ impl PostgresSourceTask {
     }
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
-        if self.announce {
-            self.announce = false;
-            return self.position_only();
-        }
         loop {
-            self.describe_tables().await?;
+            if std::mem::take(&mut self.announce) {
+                return self.position_only();
+            }
+            self.steer_snapshot();
+            if self.describe_tables().await?.is_break() {
+                continue;
+            }
             if let Some(batch) = self.deliver_snapshot()? {
                 return Ok(batch);
             }
@@ -207,7 +219,7 @@ impl PostgresSourceTask {
                 }
             };
             tokio::select! {
-                done = work => done?,
+                done = work => if let Err(error) = done { self.failed_to_read(error)? },
                 raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
             }
         }
@@ -232,19 +244,79 @@ impl PostgresSourceTask {
         self.yielded(raw, tables, gone)
     }
 
-    /// Tells the snapshot how its tables look, or ends it.
-    async fn describe_tables(&mut self) -> Result<(), ConnectorError> {
+    /// Tells the snapshot how its tables look. Breaks when its run ended.
+    async fn describe_tables(&mut self) -> Result<ControlFlow<()>, ConnectorError> {
         while let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             if run.is_finished(progress) {
                 self.snapshot = None;
-                return Ok(());
+                self.offset.on_demand.tidy(&mut self.offset.snapshot);
+                return Ok(ControlFlow::Break(()));
             }
-            let Some((schema, table)) = run.wants(progress) else { return Ok(()) };
-            let described = self.tables.for_snapshot(&schema, &table, &self.plan).await?;
-            if described.is_none() {
-                tracing::warn!(schema, table, "the table of the snapshot is gone, or no longer captured");
+            let Some(name) = run.wants(progress) else { return Ok(ControlFlow::Continue(())) };
+            let condition = progress.asked.as_ref().map(|asked| asked.condition.as_deref());
+            let described = match condition {
+                Some(condition) => self.tables.asked(&name, condition, &self.plan).await?.map(Some),
+                None => Ok(self.tables.for_snapshot(&name, &self.plan).await?),
+            };
+            match described {
+                Ok(described) => {
+                    if described.is_none() {
+                        let (schema, table) = &name;
+                        tracing::warn!(
+                            schema,
+                            table,
+                            "the table of the snapshot is gone, or no longer captured"
+                        );
+                    }
+                    run.describe(progress, described);
+                }
+                Err(reason) => {
+                    self.refuse_asked(reason);
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            run.describe(progress, described);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A table that was asked for and can't be read is refused; the stream goes on.
+    fn failed_to_read(&mut self, error: ConnectorError) -> Result<(), ConnectorError> {
+        if error.class == Class::Transient || !self.refuse_asked(Chain(&error).to_string()) {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Refuses the table that is being read, if it was asked for.
+    fn refuse_asked(&mut self, reason: String) -> bool {
+        let refused = self.offset.on_demand.refuse_current(&mut self.offset.snapshot, reason.as_str());
+        if refused {
+            tracing::warn!(reason, "a table that was asked for is not read");
+            (self.snapshot, self.announce) = (None, true);
+        }
+        refused
+    }
+
+    /// Takes a request to read tables: all of them or, when there is a problem with one, none.
+    async fn ask(
+        &mut self,
+        request: &str,
+        tables: &[String],
+        condition: Option<&str>,
+    ) -> Result<(), ConnectorError> {
+        let (mut names, mut problems) = (Vec::new(), Vec::new());
+        for table in tables {
+            match self.tables.named(table, condition, &self.plan).await? {
+                Ok(name) => names.push(name),
+                Err(problem) => problems.push(format!("{table}: {problem}")),
+            }
+        }
+        if problems.is_empty() {
+            self.offset.on_demand.ask(request, names, condition);
+        } else {
+            let reason = problems.join("; ");
+            tracing::warn!(request, reason, "a snapshot that was asked for is refused");
+            self.offset.on_demand.refuse(request, tables.to_vec(), reason);
         }
         Ok(())
     }
@@ -263,8 +335,9 @@ impl PostgresSourceTask {
         if progress.todo.is_empty() {
             self.offset.has_joined = false;
         }
-        if progress.is_done() {
-            (self.offset.snapshot, self.snapshot) = (None, None);
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
+        if self.offset.snapshot.is_none() {
+            self.snapshot = None;
         }
         self.snapshot_batch(delivered).map(Some)
     }
@@ -286,10 +359,8 @@ impl PostgresSourceTask {
         self.offset.note_newest(&raw.transactions);
         if let Some(progress) = &mut self.offset.snapshot {
             progress.seen.retain(|_, seen| seen.until > raw.position.lsn);
-            if progress.is_done() {
-                self.offset.snapshot = None;
-            }
         }
+        self.offset.on_demand.tidy(&mut self.offset.snapshot);
     }
 
     fn yielded(
@@ -303,7 +374,7 @@ impl PostgresSourceTask {
         }
         let unread = |plan: &TablePlan| {
             let progress = self.offset.snapshot.as_ref();
-            progress.is_some_and(|p| p.is_unread((&plan.relation.namespace, &plan.relation.name)))
+            progress.is_some_and(|p| p.will_be_whole((&plan.relation.namespace, &plan.relation.name)))
         };
         let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
@@ -324,7 +395,8 @@ impl PostgresSourceTask {
                 !will_be_seen && !was_seen
             });
         }
-        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && self.snapshot.is_none() {
+        let is_reading = self.offset.snapshot.as_ref().is_some_and(|progress| !progress.todo.is_empty());
+        if self.plan.snapshot.mode == SnapshotMode::InitialOnly && !is_reading {
             entries.clear();
         }
         let changes = StreamChanges {
@@ -376,10 +448,6 @@ async fn take_in(
     Ok(false)
 }
 
-fn name_of(table: &CapturedTable) -> TableName {
-    (table.name.schema.bare().to_owned(), table.name.table.bare().to_owned())
-}
-
 fn first_offset(
     plan: &SourcePlan,
     system: &SystemState,
@@ -402,6 +470,7 @@ fn first_offset(
         has_joined: false,
         tables: Some(plan.tables.clone()),
         snapshot,
+        on_demand: OnDemand::default(),
     }
 }
 
@@ -420,86 +489,32 @@ impl SourceTask for PostgresSourceTask {
         if let Some(tables) = self.publish.clone() {
             setup::ensure_publication(self.tables.client(&self.plan).await?, &self.plan, &tables).await?;
             self.publish = None;
-            self.begin_snapshot();
         }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, request: &SnapshotRequest) -> Result<(), ConnectorError> {
+        let id = request.id.as_str();
+        if !self.offset.on_demand.has_taken(id) {
+            match &request.action {
+                SnapshotAction::Start { tables, condition } => {
+                    self.ask(id, tables, condition.as_deref()).await?;
+                }
+                SnapshotAction::Pause => self.offset.on_demand.pause(id, self.offset.snapshot.as_ref()),
+                SnapshotAction::Resume => self.offset.on_demand.resume(id),
+                SnapshotAction::Cancel => {
+                    if self.offset.on_demand.cancel(id, &mut self.offset.snapshot) {
+                        self.snapshot = None;
+                    }
+                }
+            }
+        }
+        self.announce = true;
         Ok(())
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
         self.reader.close().await;
         Ok(())
-    }
-}
-
-/// The plans of the tables at their present shapes.
-pub struct TablePlans {
-    by_oid: HashMap<u32, Arc<TablePlan>>,
-    sql: Option<Connection>,
-}
-
-impl TablePlans {
-    /// Whether it was asked about this shape last.
-    fn knows(&self, relation: &Relation) -> bool {
-        self.by_oid.get(&relation.oid).is_some_and(|known| *known.relation == *relation)
-    }
-
-    /// The plan of a shape; `None` for a table that is not captured. Asks the catalog when the shape is new.
-    ///
-    /// # Errors
-    /// The server's.
-    pub async fn plan_of(
-        &mut self,
-        relation: &Arc<Relation>,
-        plan: &SourcePlan,
-    ) -> Result<Option<Arc<TablePlan>>, ConnectorError> {
-        if let Some(known) = self.by_oid.get(&relation.oid).filter(|known| known.relation == *relation) {
-            return Ok(Some(Arc::clone(known)));
-        }
-        if !plan.tables.matches(&relation.namespace, &relation.name) {
-            tracing::debug!(
-                schema = relation.namespace,
-                table = relation.name,
-                "table is published but not captured"
-            );
-            return Ok(None);
-        }
-        let described = catalog::describe(self.client(plan).await?, relation.oid, Some(relation)).await?;
-        let made = Arc::new(table::build(relation, &described, &plan.topic_prefix));
-        self.by_oid.insert(relation.oid, Arc::clone(&made));
-        Ok(Some(made))
-    }
-
-    async fn client(&mut self, plan: &SourcePlan) -> Result<&Client, ConnectorError> {
-        let open = self.sql.take().filter(|sql| !sql.client.is_closed());
-        let connection = match open {
-            Some(connection) => connection,
-            None => catalog::connect(&plan.connection).await?,
-        };
-        Ok(&self.sql.insert(connection).client)
-    }
-
-    /// How a table is read by the snapshot; `None` when it is gone.
-    async fn for_snapshot(
-        &mut self,
-        schema: &str,
-        table: &str,
-        plan: &SourcePlan,
-    ) -> Result<Option<SnapshotTable>, ConnectorError> {
-        let client = self.client(plan).await?;
-        let captured = catalog::captured_tables(client, &plan.tables).await?;
-        let found = captured.iter().find(|t| t.name.schema.bare() == schema && t.name.table.bare() == table);
-        let Some(captured) = found else { return Ok(None) };
-        let mut described = catalog::describe(client, captured.oid, None).await?;
-        let published = catalog::published(client, &plan.publication, &captured.name).await?;
-        if let Some(names) = &published.columns {
-            described.columns.retain(|column| names.contains(&column.name));
-        }
-        let relation = Arc::new(catalog::relation_of(captured, &described));
-        let of = Arc::new(table::build(&relation, &described, &plan.topic_prefix));
-        let key = of.schema.key_columns.iter().filter_map(|i| relation.columns.get(*i));
-        let types: Vec<u32> = key.map(|column| column.type_oid).collect();
-        let key_types = catalog::type_names(client, &types).await?;
-        let (partitioned, filter) = (captured.partitioned, published.filter);
-        Ok(Some(SnapshotTable { plan: of, partitioned, filter, key_types }))
     }
 }

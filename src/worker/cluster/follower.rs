@@ -20,6 +20,7 @@ use super::super::{
 };
 use crate::{
     config::ConnectorSpec,
+    task::requests,
     topic_log::{Assignment, Membership},
 };
 
@@ -180,6 +181,12 @@ impl Follower {
             if new && let Err(error) = worker.restart_here(told.connector(), which).await {
                 // Deleted since: nothing to restart.
                 tracing::debug!(connector = told.connector(), %error, "restart request dropped");
+            }
+        }
+        for name in requests::connectors(state).await? {
+            if let Ok(connector) = worker.find(&name).await {
+                // A task that does not run here has nobody who looks.
+                connector.ask();
             }
         }
         let statuses = store::statuses(state).await?;

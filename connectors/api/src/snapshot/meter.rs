@@ -32,6 +32,10 @@ fn float(n: u64) -> f64 {
 impl Meter {
     pub(super) fn new<S>(progress: &Progress<S>, gauges: &Gauges) -> Self {
         gauges.set("snapshot_running", 1.0);
+        if gauges.values().iter().any(|(name, _)| *name == "snapshot_percent") {
+            // An earlier snapshot's.
+            gauges.set("snapshot_percent", 0.0);
+        }
         let meter = Self {
             gauges: gauges.clone(),
             estimates: Vec::new(),

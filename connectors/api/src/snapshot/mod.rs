@@ -29,18 +29,22 @@
 //! for that snapshot sees it (the engine takes it again until it does); what it has after is left out as far as that snapshot saw it
 //! ([`Progress::seen`]). A crash in the middle starts that table over, so that its rows may then arrive twice.
 //!
+//! Tables that are asked for while the stream is under way are read in the same way, each by a run of its own ([`on_demand`]).
+//!
 //! What is held of a table is bounded: a chunk for each reader and one that is being delivered, each of a bounded size.
 
 pub mod database;
 mod meter;
 #[cfg(test)]
 mod model;
+pub mod on_demand;
 pub mod progress;
 mod queue;
 pub mod run;
 pub mod touched;
 
 pub use database::{Chunk, ChunkRequest, Database, Key, KeyRange, Rows, Table, TableName, Visibility, Work};
+pub use on_demand::{OnDemand, Refusal, Report, SnapshotAction, SnapshotRequest};
 pub use progress::{Marks, Progress};
 pub use run::{Delivered, Settings, SnapshotRun};
 pub use touched::{Told, Touched};

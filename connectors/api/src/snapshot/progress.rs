@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::database::{Key, TableName};
+use super::{
+    database::{Key, TableName},
+    on_demand::Asked,
+};
 
 /// How far the snapshot is. `S` says what a table's snapshot saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress<S> {
     /// The tables that are not finished, in order; the first one is being read.
     pub todo: Vec<TableName>,
+    /// What was asked for, when the first table is one that was asked for; the others belong to the initial snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// Key of the last row that was delivered of the first table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_key: Option<Key>,
@@ -47,7 +53,7 @@ impl<S> Progress<S> {
     #[must_use]
     pub fn of(todo: Vec<TableName>) -> Self {
         let (rows, table_rows, seen) = (0, 0, BTreeMap::new());
-        Self { todo, last_key: None, end_key: None, begun: false, rows, table_rows, seen }
+        Self { todo, asked: None, last_key: None, end_key: None, begun: false, rows, table_rows, seen }
     }
 
     /// Nothing is left to read, and nothing to leave out of the stream.
@@ -62,6 +68,14 @@ impl<S> Progress<S> {
         self.todo.iter().any(|(schema, name)| (schema.as_str(), name.as_str()) == table)
     }
 
+    /// Whether all rows of a table are still to be read, whatever comes: what the stream tells in part is told whole by the snapshot.
+    /// Of a table that was asked for perhaps only some rows are read, or it is cancelled.
+    #[must_use]
+    pub fn will_be_whole(&self, table: (&str, &str)) -> bool {
+        let initial = self.todo.iter().skip(usize::from(self.asked.is_some()));
+        initial.into_iter().any(|(schema, name)| (schema.as_str(), name.as_str()) == table)
+    }
+
     /// What is stored of a table that was read at once.
     #[must_use]
     pub fn seen_of(&self, table: (&str, &str)) -> Option<&S> {
@@ -70,7 +84,7 @@ impl<S> Progress<S> {
 
     /// The first table is done, or gone.
     pub(super) fn finish_table(&mut self) {
-        (self.last_key, self.end_key, self.table_rows) = (None, None, 0);
+        (self.asked, self.last_key, self.end_key, self.table_rows) = (None, None, None, 0);
         if !self.todo.is_empty() {
             self.todo.remove(0);
         }
@@ -85,6 +99,8 @@ pub(super) fn seen_name((schema, name): (&str, &str)) -> String {
 /// Where delivered rows stand in the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
+    /// The table was asked for while the stream was under way.
+    pub asked: bool,
     /// Nothing of the snapshot was delivered before.
     pub begins_snapshot: bool,
     /// Nothing of the table was delivered before.
@@ -100,7 +116,9 @@ impl Marks {
     #[must_use]
     pub fn marker(&self, index: usize, n: usize) -> &'static str {
         let last = index + 1 == n && self.ends_table;
-        if last && self.ends_snapshot {
+        if self.asked {
+            "incremental"
+        } else if last && self.ends_snapshot {
             "last"
         } else if index == 0 && self.begins_snapshot {
             "first"

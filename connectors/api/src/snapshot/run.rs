@@ -333,7 +333,8 @@ impl<D: Database> SnapshotRun<D> {
             }
         };
         let ends_snapshot = ends_table && progress.todo.len() == 1;
-        let marks = Marks { begins_snapshot: !progress.begun, begins_table, ends_table, ends_snapshot };
+        let (asked, begins_snapshot) = (progress.asked.is_some(), !progress.begun);
+        let marks = Marks { asked, begins_snapshot, begins_table, ends_table, ends_snapshot };
         progress.begun |= !rows.is_empty();
         let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
         progress.rows = progress.rows.saturating_add(count);

@@ -14,7 +14,7 @@ use rowstream_api::{
     snapshot::{Chunk, ChunkRequest, Key, Rows as _},
 };
 
-use super::{MySql, rows::ReadRows, table::SnapshotTable, visibility::Visible};
+use super::{MySql, condition, rows::ReadRows, table::SnapshotTable, visibility::Visible};
 use crate::{
     catalog,
     connection::{ConnectionPlan, Flavour, Server},
@@ -104,7 +104,7 @@ pub async fn commit(connection: &mut SnapshotConnection) -> Result<(), Connector
 /// Reads a chunk.
 ///
 /// # Errors
-/// The server's. A table that changed its shape since the request was made is transient.
+/// The server's. A table that changed its shape since the request was made is transient; a condition that can't be evaluated is not.
 pub async fn read(
     connection: &mut SnapshotConnection,
     request: &ChunkRequest<SnapshotTable>,
@@ -128,7 +128,12 @@ pub async fn read(
         conn.close(statement).await.map_err(from_mysql)?;
         Ok(is_full)
     };
-    let is_full = read.await.map_err(of_a_changed_table)?;
+    let refuses = |error: ConnectorError| match error.class {
+        Class::Transient if matches!(error.code, "MYSQL_NO_COLUMN" | "MYSQL_NO_TABLE") => error,
+        _ if request.table.condition.is_some() => condition::refused(error),
+        Class::Transient | Class::Config | Class::Fatal => error,
+    };
+    let is_full = read.await.map_err(of_a_changed_table).map_err(refuses)?;
     commit(connection).await?;
     let is_complete = !is_full && rows.len() < usize::try_from(request.rows).unwrap_or(usize::MAX);
     let last_key = rows.last_key()?;

@@ -12,6 +12,7 @@
 //! A table without a usable key is read under one snapshot with an exact position ([`whole`]).
 
 pub mod chunk;
+pub mod condition;
 pub mod rows;
 pub mod table;
 pub mod visibility;

@@ -18,11 +18,13 @@ use crate::{
 pub struct SnapshotTable {
     /// Its plan.
     pub plan: Arc<TablePlan>,
+    /// Which rows were asked for: somebody's own SQL, checked by [`super::condition`].
+    pub condition: Option<String>,
 }
 
 impl PartialEq for SnapshotTable {
     fn eq(&self, other: &Self) -> bool {
-        self.plan.shape == other.plan.shape
+        self.plan.shape == other.plan.shape && self.condition == other.condition
     }
 }
 
@@ -59,10 +61,23 @@ impl SnapshotTable {
     /// The first rows of a range, in the order of the key.
     #[must_use]
     pub fn select_range(&self, range: &KeyRange, rows: u32) -> String {
-        format!("{}{} ORDER BY {} LIMIT {rows}", self.select(), self.within(range), self.key().join(", "))
+        let within = self.within(range);
+        let joint = if within.is_empty() { " WHERE" } else { " AND" };
+        // The line ends because it may end in a comment.
+        let condition = self.condition.as_ref().map(|condition| format!("{joint} ({condition}\n)"));
+        let (select, condition) = (self.select(), condition.unwrap_or_default());
+        format!("{select}{within}{condition} ORDER BY {} LIMIT {rows}", self.key().join(", "))
     }
 
-    /// The key of the row at `place` (from 1) of a range.
+    /// Reads nothing, and can be prepared when `condition` is one condition on the table's rows and nothing else: what closes a
+    /// parenthesis that it did not open can't be in the first place, and what is no single expression not in the second.
+    #[must_use]
+    pub fn select_checked(&self, condition: &str) -> String {
+        let name = self.quoted_name();
+        format!("SELECT 1 FROM {name} WHERE CASE WHEN {condition}\n THEN 1 END AND ({condition}\n) LIMIT 0")
+    }
+
+    /// The key of the row at `place` (from 1) of a range, whatever the condition: so chunks stay short where it holds for few rows.
     #[must_use]
     pub fn select_bound(&self, range: &KeyRange, place: u32) -> String {
         let (key, name, within) = (self.key().join(", "), self.quoted_name(), self.within(range));

@@ -7,7 +7,7 @@ use rowstream_api::{
     snapshot::{Chunk, ChunkRequest, Key, Rows as _},
 };
 
-use super::{Postgres, rows::ReadRows, table::SnapshotTable, visibility::Visible};
+use super::{Postgres, condition, rows::ReadRows, table::SnapshotTable, visibility::Visible};
 use crate::{offset::Lsn, replication::RawConnection};
 
 /// Rows of the first fetch, before their size is known.
@@ -64,7 +64,7 @@ impl WholeTable {
 /// Reads a chunk.
 ///
 /// # Errors
-/// The server's. A table that changed its shape since the request was made is transient.
+/// The server's. A table that changed its shape since the request was made is transient; a condition that can't be evaluated is not.
 pub async fn read(
     connection: &mut RawConnection,
     request: &ChunkRequest<SnapshotTable>,
@@ -76,17 +76,27 @@ pub async fn read(
         let limits = (usize::try_from(request.rows).unwrap_or(usize::MAX), request.bytes);
         fetch(connection, &mut rows, limits).await
     };
-    let is_complete = read.await.map_err(of_a_changed_table)?;
+    let read = read.await.map_err(of_a_changed_table);
+    let is_complete = match read {
+        Err(error) if request.table.condition.is_some() && !is_of_a_changed_table(&error) => {
+            return Err(condition::refused(&connection.last_sqlstate, error));
+        }
+        read => read?,
+    };
     commit(connection).await?;
     let last_key = rows.last_key();
     Ok(Chunk { rows, visible, high, last_key, is_complete })
 }
 
 fn of_a_changed_table(mut error: ConnectorError) -> ConnectorError {
-    if matches!(error.code, "PG_NO_COLUMN" | "PG_NO_TABLE") {
+    if is_of_a_changed_table(&error) {
         error.class = Class::Transient;
     }
     error
+}
+
+fn is_of_a_changed_table(error: &ConnectorError) -> bool {
+    matches!(error.code, "PG_NO_COLUMN" | "PG_NO_TABLE")
 }
 
 /// Asks for one key.
@@ -101,6 +111,8 @@ pub async fn key(connection: &mut RawConnection, select: &str) -> Result<Option<
 /// Begins the snapshot's transaction; answers what it sees and a bound for the commits that it sees: the snapshot is taken before the
 /// position is asked for.
 async fn begin(connection: &mut RawConnection) -> Result<(Visible, u64), ConnectorError> {
+    // Only what is said in this transaction.
+    connection.last_sqlstate.clear();
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
                  SELECT pg_current_snapshot(), pg_current_wal_insert_lsn(), current_setting('block_size')::int8,
                         pg_size_bytes(current_setting('wal_segment_size'))";
@@ -138,7 +150,7 @@ fn no_snapshot(said: String) -> ConnectorError {
 
 async fn open_cursor(connection: &mut RawConnection, select: &str) -> Result<(), ConnectorError> {
     let declare = format!("DECLARE rowstream_chunk NO SCROLL CURSOR FOR {select}");
-    connection.query(&declare, &mut |_| Ok(())).await
+    connection.statement(&declare).await
 }
 
 /// Fetches rows until there are enough of them, or enough bytes; `true`: there are no more.

@@ -5,6 +5,7 @@
 //! positions: commits become visible in another order than they are written, and with synchronous replication much later.
 
 pub mod chunk;
+pub mod condition;
 pub mod rows;
 pub mod table;
 pub mod visibility;

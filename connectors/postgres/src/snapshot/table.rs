@@ -20,6 +20,8 @@ pub struct SnapshotTable {
     pub partitioned: bool,
     /// The publication's row filter.
     pub filter: Option<String>,
+    /// Which rows were asked for: somebody's own SQL, checked by [`super::condition`].
+    pub condition: Option<String>,
     /// Types of the key's columns by name, as a cast takes them.
     pub key_types: Vec<String>,
 }
@@ -28,6 +30,7 @@ impl PartialEq for SnapshotTable {
     fn eq(&self, other: &Self) -> bool {
         self.plan.relation == other.plan.relation
             && (self.partitioned, &self.filter) == (other.partitioned, &other.filter)
+            && self.condition == other.condition
     }
 }
 
@@ -59,11 +62,22 @@ impl SnapshotTable {
     pub fn select_range(&self, range: &KeyRange) -> String {
         let columns: Vec<String> =
             self.plan.columns.iter().map(|c| QuotedIdent::new(&c.name).to_string()).collect();
-        let from = self.from(self.within(range));
+        let mut conditions = self.within(range);
+        // The line ends because it may end in a comment.
+        conditions.extend(self.condition.as_ref().map(|condition| format!("({condition}\n)")));
+        let from = self.from(conditions);
         format!("SELECT {} {from} ORDER BY {}", columns.join(", "), self.key().join(", "))
     }
 
-    /// The key of the row at `place` (from 1) of a range.
+    /// Reads nothing, and can be prepared when [`Self::condition`] is one condition on the table's rows and nothing else: what closes
+    /// a parenthesis that it did not open can't be in the first place, and what is no single expression not in the second.
+    #[must_use]
+    pub fn select_checked(&self, condition: &str) -> String {
+        let checked = format!("CASE WHEN {condition}\n THEN true END AND ({condition}\n)");
+        format!("SELECT 1 {}", self.from(vec![checked]))
+    }
+
+    /// The key of the row at `place` (from 1) of a range, whatever the condition: so chunks stay short where it holds for few rows.
     #[must_use]
     pub fn select_bound(&self, range: &KeyRange, place: u32) -> String {
         let (key, from) = (self.key().join(", "), self.from(self.within(range)));

@@ -46,11 +46,15 @@ impl Visibility for Visible {
 }
 
 impl Visible {
-    /// Whether a transaction of the stream, and all that are older, have ended for it.
+    /// Whether a transaction of the stream, and all that are older, have ended for it. The stream may have been silent for so long
+    /// that ids went round since: one that seems to be of a far future is of the past.
     #[must_use]
     pub fn has_ended_up_to(&self, xid: u32) -> bool {
         let full = self.extend(xid);
-        full < self.xmin || (full < self.xmax && self.in_progress.first().is_none_or(|first| full < *first))
+        let is_ancient = full > self.xmax + (1 << 30);
+        is_ancient
+            || full < self.xmin
+            || (full < self.xmax && self.in_progress.first().is_none_or(|first| full < *first))
     }
 
     fn extend(&self, xid: u32) -> u64 {
@@ -90,6 +94,7 @@ mod tests {
         // The newest transaction of all is in progress, and the snapshot does not name it.
         let s: Visible = "20:20:".parse().unwrap();
         assert!(s.has_ended_up_to(19) && !s.has_ended_up_to(20));
+        assert!(s.has_ended_up_to(20 + (1 << 30) + 1));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod load;
+
 use std::{
     path::PathBuf,
     process::Command,
@@ -15,6 +17,7 @@ use std::{
 use rowstream_api::{
     Change, ChangeView, Class, ConnectorError, Gauges, Op, RowView, SourceBatch, SourceConnector,
     SourceOffsets, SourceTask, TableSchema, TaskContext, ValueRef,
+    snapshot::{Report, SnapshotAction, SnapshotRequest},
 };
 use rowstream_postgres::{
     connection::Connection,
@@ -241,6 +244,24 @@ impl Drain {
         self.stored = batch.offsets;
         self.task.as_mut().unwrap().committed(&self.stored).await?;
         Ok(n)
+    }
+
+    /// Asks something of the snapshot, and stores that it was asked.
+    pub async fn ask(&mut self, id: &str, action: SnapshotAction) {
+        let request = SnapshotRequest { id: id.to_owned(), asked_at_ms: 0, action };
+        self.task.as_mut().unwrap().snapshot(&request).await.unwrap();
+        self.step().await.unwrap();
+    }
+
+    /// Asks for a table.
+    pub async fn ask_for(&mut self, id: &str, table: &str, condition: Option<&str>) {
+        let tables = vec![table.to_owned()];
+        self.ask(id, SnapshotAction::Start { tables, condition: condition.map(str::to_owned) }).await;
+    }
+
+    /// What is stored of the snapshot.
+    pub fn report(&self) -> Report {
+        PostgresSource::snapshot(&self.plan, &self.stored).unwrap().unwrap()
     }
 
     pub async fn until(&mut self, mut enough: impl FnMut(&[Event]) -> bool) {

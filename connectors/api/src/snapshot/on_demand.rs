@@ -1,0 +1,354 @@
+//! Snapshots that are asked for while the stream goes on.
+//!
+//! Each table that was asked for waits for its turn, behind the initial snapshot, and is read by a run of its own: that run begins,
+//! as every run does, when all that the stream delivered before is visible. So a table that is asked for in mid-stream is as exact
+//! as one of a run after a restart, and nothing needs to be remembered of the stream while nobody reads.
+//!
+//! - A pause drops the run, as a crash would; going on is a new one, after the last key that was delivered.
+//! - What is asked for is stored with the stream's position, and so are the ids of the requests that were taken: a request that is
+//!   told again after a crash does nothing.
+//! - Only tables that are read in chunks can be asked for: a whole table is read while the stream is held, and what the stream tells
+//!   of it meanwhile is left out, which would lose changes of rows that somebody already has.
+//! - What can't be read is refused, and the stream goes on: a refusal is kept for people to see.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::{database::TableName, progress::Progress};
+
+/// Only requests that are not withdrawn yet are told again, and those are at most half as many.
+const TAKEN_MAX: usize = 32;
+/// Refusals that are kept, the newest ones.
+const REFUSED_MAX: usize = 8;
+/// Tables that wait at once: they are stored with each position.
+const WAITING_MAX: usize = 1000;
+
+/// What somebody asks of a source's snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// Names the request: it is taken once.
+    pub id: String,
+    /// Milliseconds since 1970-01-01.
+    pub asked_at_ms: u64,
+    /// What is asked.
+    #[serde(flatten)]
+    pub action: SnapshotAction,
+}
+
+/// See [`SnapshotRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+pub enum SnapshotAction {
+    /// Read these tables, each after the ones before.
+    Start {
+        /// `schema.table`, or `database.table`.
+        tables: Vec<String>,
+        /// Which rows of them: an SQL condition over their columns; all when there is none.
+        #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+        condition: Option<String>,
+    },
+    /// Read nothing for now, of the initial snapshot neither.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Forget what was asked for. The initial snapshot goes on.
+    Cancel,
+}
+
+/// A table that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The request's id.
+    pub request: String,
+    /// The table.
+    pub table: TableName,
+    /// Which rows.
+    #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+}
+
+/// What was asked for and can't be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The request's id.
+    pub request: String,
+    /// What it was about.
+    pub tables: Vec<String>,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// What was asked for, as it is stored beside the stream's position.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OnDemand {
+    /// Tables that wait for their turn. The one that is being read is [`Progress::asked`].
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    waiting: VecDeque<Asked>,
+    /// Nothing is read for now.
+    #[serde(skip_serializing_if = "is_false")]
+    paused: bool,
+    /// Ids of the requests that were taken last.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    taken: VecDeque<String>,
+    /// What was refused last.
+    #[serde(skip_serializing_if = "VecDeque::is_empty")]
+    refused: VecDeque<Refusal>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// `schema.table`
+#[must_use]
+pub fn dotted((schema, table): &TableName) -> String {
+    format!("{schema}.{table}")
+}
+
+impl OnDemand {
+    /// There is nothing to store.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether nothing may be read for now.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether this request was taken before.
+    #[must_use]
+    pub fn has_taken(&self, request: &str) -> bool {
+        self.taken.iter().any(|id| id == request)
+    }
+
+    /// Takes a request to read tables, all of them or none.
+    pub fn ask(&mut self, request: &str, tables: Vec<TableName>, condition: Option<&str>) {
+        self.take(request);
+        if self.waiting.len() + tables.len() > WAITING_MAX {
+            let reason = format!("more than {WAITING_MAX} tables would wait; ask again when some are done");
+            return self.refuse(request, tables.iter().map(dotted).collect(), reason);
+        }
+        let asked =
+            |table| Asked { request: request.to_owned(), table, condition: condition.map(str::to_owned) };
+        self.waiting.extend(tables.into_iter().map(asked));
+    }
+
+    /// Takes a request, and refuses it.
+    pub fn refuse(&mut self, request: &str, tables: Vec<String>, reason: impl Into<String>) {
+        self.take(request);
+        self.refused.push_back(Refusal { request: request.to_owned(), tables, reason: reason.into() });
+        if self.refused.len() > REFUSED_MAX {
+            self.refused.pop_front();
+        }
+    }
+
+    /// Takes a request to pause. When there is nothing to read there is nothing to pause: what comes later is read.
+    pub fn pause<S>(&mut self, request: &str, progress: Option<&Progress<S>>) {
+        self.take(request);
+        self.paused = self.has_work(progress);
+    }
+
+    /// Takes a request to go on.
+    pub fn resume(&mut self, request: &str) {
+        self.take(request);
+        self.paused = false;
+    }
+
+    /// Takes a request to forget what was asked for, refusals too. `true`: the run that is under way must be dropped.
+    pub fn cancel<S>(&mut self, request: &str, progress: &mut Option<Progress<S>>) -> bool {
+        self.take(request);
+        self.waiting.clear();
+        self.refused.clear();
+        let dropped = progress.as_mut().filter(|progress| progress.asked.is_some());
+        let is_dropped = dropped.map(Progress::finish_table).is_some();
+        self.tidy(progress);
+        is_dropped
+    }
+
+    /// Lets the next table have its turn, if it may: only while no run is under way.
+    pub fn begin_next<S>(&mut self, progress: &mut Option<Progress<S>>) {
+        let is_busy = progress.as_ref().is_some_and(|progress| !progress.todo.is_empty());
+        if self.paused || is_busy {
+            return;
+        }
+        if let Some(next) = self.waiting.pop_front() {
+            let progress = progress.get_or_insert_default();
+            progress.todo.push(next.table.clone());
+            progress.asked = Some(next);
+        }
+    }
+
+    /// Refuses the table that is being read, or was about to be. `true`: it was asked for, and its run must be dropped.
+    pub fn refuse_current<S>(
+        &mut self,
+        progress: &mut Option<Progress<S>>,
+        reason: impl Into<String>,
+    ) -> bool {
+        let of = progress.as_mut().and_then(|progress| Some((progress.asked.clone()?, progress)));
+        let Some((asked, current)) = of else { return false };
+        current.finish_table();
+        self.refuse(&asked.request, vec![dotted(&asked.table)], reason);
+        self.tidy(progress);
+        true
+    }
+
+    /// Forgets progress that is done, and a pause of nothing.
+    pub fn tidy<S>(&mut self, progress: &mut Option<Progress<S>>) {
+        if progress.as_ref().is_some_and(Progress::is_done) {
+            *progress = None;
+        }
+        self.paused &= self.has_work(progress.as_ref());
+    }
+
+    fn has_work<S>(&self, progress: Option<&Progress<S>>) -> bool {
+        !self.waiting.is_empty() || progress.is_some_and(|progress| !progress.todo.is_empty())
+    }
+
+    fn take(&mut self, request: &str) {
+        if self.has_taken(request) {
+            return;
+        }
+        self.taken.push_back(request.to_owned());
+        if self.taken.len() > TAKEN_MAX {
+            self.taken.pop_front();
+        }
+    }
+}
+
+/// How far a source's snapshots are, as far as it is durable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Nothing is read for now.
+    pub paused: bool,
+    /// The table that is being read, or will be next.
+    pub reading: Option<ReportedTable>,
+    /// Those that follow, in order.
+    pub waiting: Vec<ReportedTable>,
+    /// Rows of the snapshot under way that were delivered, all tables together.
+    pub rows: u64,
+    /// Rows of the table that is being read.
+    pub table_rows: u64,
+    /// What was refused, the newest last.
+    pub refused: Vec<Refusal>,
+}
+
+/// A table of a [`Report`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReportedTable {
+    /// `schema.table`
+    pub table: String,
+    /// The request that asked for it; none of the initial snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Which rows; all when there is none.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+}
+
+impl Report {
+    /// What is stored, for people.
+    #[must_use]
+    pub fn of<S>(progress: Option<&Progress<S>>, on_demand: &OnDemand) -> Self {
+        let asked = |asked: &Asked| ReportedTable {
+            table: dotted(&asked.table),
+            request: Some(asked.request.clone()),
+            condition: asked.condition.clone(),
+        };
+        let initial =
+            |table: &TableName| ReportedTable { table: dotted(table), request: None, condition: None };
+        let current = progress.and_then(|progress| progress.asked.as_ref());
+        let skipped = usize::from(current.is_some());
+        let todo = progress.iter().flat_map(|progress| progress.todo.iter().skip(skipped).map(initial));
+        let mut tables =
+            current.map(asked).into_iter().chain(todo).chain(on_demand.waiting.iter().map(asked));
+        Self {
+            paused: on_demand.paused,
+            reading: tables.next(),
+            waiting: tables.collect(),
+            rows: progress.map_or(0, |progress| progress.rows),
+            table_rows: progress.map_or(0, |progress| progress.table_rows),
+            refused: on_demand.refused.iter().cloned().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> TableName {
+        ("s".to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn tables_have_their_turns_behind_the_initial_snapshot_and_a_request_is_taken_once() {
+        let mut on_demand = OnDemand::default();
+        let mut progress = Some(Progress::<()>::of(vec![table("a")]));
+        on_demand.ask("1", vec![table("b"), table("b")], Some("n > 1"));
+        assert!(on_demand.has_taken("1") && !on_demand.has_taken("2"));
+        on_demand.begin_next(&mut progress);
+        assert_eq!(progress.as_ref().unwrap().todo, [table("a")]);
+        progress.as_mut().unwrap().finish_table();
+        for _ in 0..2 {
+            on_demand.begin_next(&mut progress);
+            on_demand.begin_next(&mut progress);
+            let current = progress.as_mut().unwrap();
+            assert_eq!((current.todo.clone(), current.asked.is_some()), (vec![table("b")], true));
+            assert!(current.is_unread(("s", "b")) && !current.will_be_whole(("s", "b")));
+            current.finish_table();
+            assert!(current.asked.is_none());
+        }
+        on_demand.tidy(&mut progress);
+        assert_eq!((progress, on_demand.has_taken("1")), (None, true));
+    }
+
+    #[test]
+    fn a_pause_is_of_something_and_a_cancel_spares_the_initial_snapshot() {
+        let mut on_demand = OnDemand::default();
+        let mut progress = None::<Progress<()>>;
+        on_demand.pause("1", progress.as_ref());
+        assert!(!on_demand.is_paused());
+        on_demand.ask("2", vec![table("a"), table("b")], None);
+        on_demand.pause("3", progress.as_ref());
+        on_demand.begin_next(&mut progress);
+        assert!(on_demand.is_paused() && progress.is_none());
+        on_demand.resume("4");
+        on_demand.begin_next(&mut progress);
+        assert!(on_demand.refuse_current(&mut progress, "no key"));
+        assert_eq!(Report::of(progress.as_ref(), &on_demand).refused[0].tables, ["s.a"]);
+        on_demand.begin_next(&mut progress);
+        progress.as_mut().unwrap().todo.push(table("joined"));
+        on_demand.pause("5", progress.as_ref());
+        assert!(on_demand.cancel("6", &mut progress));
+        assert_eq!(progress.as_ref().unwrap().todo, [table("joined")]);
+        assert!(on_demand.is_paused() && !on_demand.cancel("7", &mut progress));
+        progress.as_mut().unwrap().finish_table();
+        on_demand.tidy(&mut progress);
+        assert!(!on_demand.is_paused());
+    }
+
+    #[test]
+    fn requests_and_what_was_asked_survive_storing() {
+        let request = SnapshotRequest {
+            id: "x".into(),
+            asked_at_ms: 1,
+            action: SnapshotAction::Start { tables: vec!["s.a".into()], condition: Some("n > 1".into()) },
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"id":"x","asked_at_ms":1,"action":"start","tables":["s.a"],"where":"n > 1"}"#);
+        assert_eq!(serde_json::from_str::<SnapshotRequest>(&text).unwrap(), request);
+        let mut on_demand = OnDemand::default();
+        assert!(on_demand.is_empty() && serde_json::to_string(&on_demand).unwrap() == "{}");
+        on_demand.ask("x", vec![table("a")], Some("n > 1"));
+        let stored = serde_json::to_string(&on_demand).unwrap();
+        assert_eq!(serde_json::from_str::<OnDemand>(&stored).unwrap(), on_demand);
+        let old: Progress<()> = serde_json::from_str(r#"{"todo":[["s","a"]],"last_key":["7"]}"#).unwrap();
+        assert!(old.asked.is_none() && old.will_be_whole(("s", "a")));
+    }
+}
