@@ -262,7 +262,11 @@ impl SourceLoop<'_> {
             }
             match self.source.snapshot(&request).await {
                 Ok(()) => {
-                    tracing::info!(request = request.id, action = ?request.action, "snapshot request taken");
+                    tracing::info!(
+                        request = request.id,
+                        action = request.action.word(),
+                        "snapshot request taken"
+                    );
                     self.told.insert(request.id.clone());
                     self.taken.push(request);
                 }

@@ -1,6 +1,11 @@
 //! The disk lets us down: full, or not what was written.
 
-use std::{fs::OpenOptions, os::unix::fs::FileExt, path::PathBuf, process::Command};
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::json;
 
@@ -93,8 +98,8 @@ fn flipped_byte_in_a_segment_is_named() {
     let mut reader = rig::sink(&rig.target, json!({}));
     reader["name"] = json!("reader");
     rig.daemon.connector(&reader);
-    let segment = largest_segment(&rig.daemon.data_dir());
-    let (place, was) = flip(&segment, |byte| byte ^ 0x40);
+    let (segment, place) = place_of(b"row 1500", &rig.daemon.data_dir());
+    let was = flip(&segment, place);
 
     rig.daemon.spawn();
     let told = rig.daemon.until("the damage is told", || {
@@ -115,34 +120,30 @@ fn flipped_byte_in_a_segment_is_named() {
     rig.until_same();
 }
 
-/// The segment with the most records in it. Segments are allocated ahead, so the size on disk decides.
-fn largest_segment(directory: &std::path::Path) -> PathBuf {
-    let mut best: Option<(u64, PathBuf)> = None;
+/// The segment that holds this text, and where. A byte of a record is one that every reader of its topic comes across; not so one of
+/// what stands between records, such as the source's position.
+fn place_of(text: &[u8], directory: &Path) -> (PathBuf, u64) {
     let mut pending = vec![directory.to_owned()];
     while let Some(next) = pending.pop() {
         for entry in std::fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 pending.push(path);
-                continue;
-            }
-            let is_state = path.extension().is_some_and(|e| e == "redb")
-                || path.file_name().is_some_and(|n| n == "LOCK");
-            let filled = std::fs::read(&path).unwrap().iter().filter(|b| **b != 0).count() as u64;
-            if !is_state && best.as_ref().is_none_or(|(most, _)| filled > *most) {
-                best = Some((filled, path));
+            } else if let Some(place) =
+                std::fs::read(&path).unwrap().windows(text.len()).position(|at| at == text)
+            {
+                return (path, place as u64);
             }
         }
     }
-    best.expect("the log has segments").1
+    panic!("no segment holds the record")
 }
 
-/// Changes a byte in the middle of what is filled; answers where, and what it was.
-fn flip(path: &std::path::Path, change: impl Fn(u8) -> u8) -> (u64, u8) {
-    let content = std::fs::read(path).unwrap();
-    let end = content.iter().rposition(|b| *b != 0).unwrap();
-    let place = end / 2;
-    let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(&[change(content[place])], place as u64).unwrap();
-    (place as u64, content[place])
+/// Changes the byte at a place; answers what it was.
+fn flip(path: &Path, place: u64) -> u8 {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], place).unwrap();
+    byte[0]
 }

@@ -302,19 +302,12 @@ impl BinlogSourceTask {
         tables: &[String],
         condition: Option<&str>,
     ) -> Result<(), ConnectorError> {
-        let (mut names, mut problems) = (Vec::new(), Vec::new());
+        let mut named = Vec::with_capacity(tables.len());
         for table in tables {
-            match self.tables.named(table, condition, &self.plan).await? {
-                Ok(name) => names.push(name),
-                Err(problem) => problems.push(format!("{table}: {problem}")),
-            }
+            named.push((table.clone(), self.tables.named(table, condition, &self.plan).await?));
         }
-        if problems.is_empty() {
-            self.offset.on_demand.ask(request, names, condition);
-        } else {
-            let reason = problems.join("; ");
+        if let Some(reason) = self.offset.on_demand.ask_checked(request, named, condition) {
             tracing::warn!(request, reason, "a snapshot that was asked for is refused");
-            self.offset.on_demand.refuse(request, tables.to_vec(), reason);
         }
         Ok(())
     }

@@ -56,6 +56,19 @@ pub enum SnapshotAction {
     Cancel,
 }
 
+impl SnapshotAction {
+    /// One word, for logs: a condition may hold somebody's data.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
 /// A table that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -137,6 +150,27 @@ impl OnDemand {
         let asked =
             |table| Asked { request: request.to_owned(), table, condition: condition.map(str::to_owned) };
         self.waiting.extend(tables.into_iter().map(asked));
+    }
+
+    /// As [`Self::ask`], of tables as they were written, each with its name or with what is wrong with it: all of them are taken or, when
+    /// there is a problem with one, none. Answers why they are refused.
+    pub fn ask_checked(
+        &mut self,
+        request: &str,
+        tables: Vec<(String, Result<TableName, String>)>,
+        condition: Option<&str>,
+    ) -> Option<&str> {
+        let problem = |(written, named): &(String, Result<TableName, String>)| {
+            named.as_ref().err().map(|problem| format!("{written}: {problem}"))
+        };
+        let problems: Vec<String> = tables.iter().filter_map(problem).collect();
+        if problems.is_empty() {
+            let names = tables.into_iter().filter_map(|(_, named)| named.ok()).collect();
+            self.ask(request, names, condition);
+            return None;
+        }
+        self.refuse(request, tables.into_iter().map(|(written, _)| written).collect(), problems.join("; "));
+        self.refused.back().map(|refusal| refusal.reason.as_str())
     }
 
     /// Takes a request, and refuses it.
