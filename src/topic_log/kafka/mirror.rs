@@ -31,7 +31,7 @@ use super::{
 use crate::topic_log::LogError;
 
 /// An open transaction ends at the latest at its timeout; the coordinator looks every ten seconds, and may be on its way itself. One
-/// that is open for longer has been lost by its coordinator, which brokers of 4.1 to 4.4 do (KAFKA-20734): only a person can end it.
+/// that is open for longer has been lost by its coordinator, which brokers of 4.3 and 4.4 do (KAFKA-20734): only a person can end it.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(30);
 
 /// How often positions are compared with the ends while nothing comes.
@@ -158,7 +158,7 @@ impl Shared {
             self.cluster.extents(std::slice::from_ref(partition), Offset::End, Isolation::Committed);
         let why = match committed.map(|ends| ends.get(partition).copied().unwrap_or(0)) {
             Ok(committed) if committed < end => format!(
-                "a transaction that begins at {committed} has not ended in time; brokers of 4.1 to 4.4 can lose the end of one when they \
+                "a transaction that begins at {committed} has not ended in time; brokers of 4.3 and 4.4 can lose the end of one when they \
                  come back (KAFKA-20734): ask `kafka-transactions.sh find-hanging`, and end it with `kafka-transactions.sh abort \
                  --topic {} --partition {} --start-offset {committed}`",
                 partition.topic, partition.partition

@@ -32,7 +32,7 @@ impl Kafka {
         Self::start_empty(Script { port, version: None }, nodes, properties)
     }
 
-    /// An empty cluster of one node whose death at any moment loses nothing. One of 4.1 to 4.4 that comes back while a transaction is
+    /// An empty cluster of one node whose death at any moment loses nothing. One of 4.3 and 4.4 that comes back while a transaction is
     /// being ended takes a partition without a leader for a deleted one, and ends the transaction without telling it (KAFKA-20734): its
     /// records stay invisible, and hide all behind them.
     pub fn that_may_be_killed(port: u16) -> Self {
