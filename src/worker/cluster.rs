@@ -121,8 +121,8 @@ impl Worker {
         };
         let patience = self.context.stop_timeout + ANSWERED_WITHIN;
         tokio::time::timeout(patience, rests).await.unwrap_or_else(|_| {
-            let where_ = if self.cluster().is_some() { " on all workers" } else { "" };
-            Err(WorkerError::Conflict(format!("Connector {name} has not stopped yet{where_}; try again")))
+            let place = if self.cluster().is_some() { " on all workers" } else { "" };
+            Err(WorkerError::Conflict(format!("Connector {name} has not stopped yet{place}; try again")))
         })
     }
 }
