@@ -118,6 +118,9 @@ pub struct Worker {
     cluster: Cluster,
     /// Held from reading a stored target state until it is in force here, so that an older one never overtakes a newer one.
     targets: AsyncMutex<()>,
+    /// Held while the stored connectors and those here are made equal: a follower that has read what is stored neither undoes nor
+    /// repeats what REST does meanwhile. Taken before `targets`.
+    configs: AsyncMutex<()>,
 }
 
 /// Whether a `put` made a connector or changed one.
@@ -134,8 +137,9 @@ impl Worker {
     #[must_use]
     pub fn new(context: WorkerContext, id: String) -> Arc<Self> {
         let (context, cluster) = (Arc::new(context), Cluster::default());
-        let (connectors, targets) = (RwLock::default(), AsyncMutex::default());
-        Arc::new(Self { context, connectors, id, cluster, targets })
+        let (connectors, targets, configs) =
+            (RwLock::default(), AsyncMutex::default(), AsyncMutex::default());
+        Arc::new(Self { context, connectors, id, cluster, targets, configs })
     }
 
     /// Whether several workers share the log.
@@ -218,7 +222,9 @@ impl Worker {
     /// Invalid, or the name belongs to a file.
     pub async fn put(&self, spec: ConnectorSpec, initial: Option<TargetState>) -> Result<Put, WorkerError> {
         registry::plan(&spec).map_err(WorkerError::Invalid)?;
-        if let Ok(existing) = self.find(&spec.name).await
+        let _turn = self.configs.lock().await;
+        let existing = self.find(&spec.name).await.ok();
+        if let Some(existing) = &existing
             && let Origin::File(file) = existing.view().origin
         {
             return Err(WorkerError::Conflict(format!(
@@ -228,7 +234,7 @@ impl Worker {
             )));
         }
         // In a group it is said even if it is the usual one: a worker may have missed that a stopped one of this name was deleted.
-        let new = self.clustered() && self.find(&spec.name).await.is_err();
+        let new = self.clustered() && existing.is_none();
         if let Some(target) = initial.or_else(|| new.then_some(TargetState::Running)) {
             store::put_target(self.context.log.state(), &spec.name, target).await?;
         }
@@ -278,6 +284,7 @@ impl Worker {
                 file.display()
             )));
         }
+        let mut turn = None;
         if forget == Forget::Offsets {
             if self.clustered() {
                 // Wherever its tasks run, they have stopped when its offsets go.
@@ -285,6 +292,9 @@ impl Worker {
                 self.at_rest(name).await?;
             }
             // Before it ends here, so that no worker of the group takes it up again.
+            if self.clustered() {
+                turn = Some(self.configs.lock().await);
+            }
             store::delete(self.context.log.state(), name).await?;
             self.forget_requests(name).await?;
         }
@@ -294,7 +304,7 @@ impl Worker {
         if connectors.get(name).is_some_and(|there| Arc::ptr_eq(there, &connector)) {
             connectors.remove(name);
         }
-        drop(connectors);
+        drop((connectors, turn));
         if forget == Forget::Offsets {
             // Nobody drops a slot on somebody's behalf; but a slot without a reader fills the primary's disk.
             let resources =

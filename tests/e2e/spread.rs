@@ -371,7 +371,9 @@ fn commands_reach_the_tasks_on_every_worker() {
     assert_eq!(a.request("PUT", "/connectors/hooks/resume", None).status, 202);
     fleet.settled("it was resumed", &[0, 1], &wanted);
     let rows = usize::try_from(shop.committed.load(Ordering::SeqCst)).unwrap() + 300;
-    a.until("all is delivered again", || (receiver.count() >= before + rows).then_some(()));
+    a.until("all is delivered again", || {
+        (receiver.count() >= before + rows && receiver.accepted() >= rows).then_some(())
+    });
     assert_eq!(receiver.accepted(), rows, "deliveries have other ids than before");
 
     assert_eq!(b.request("DELETE", "/connectors/hooks", None).status, 204);
@@ -385,7 +387,29 @@ fn commands_reach_the_tasks_on_every_worker() {
     assert_eq!(made.status, 201, "{}", made.text());
     fleet.settled("it was made again", &[0, 1], &wanted);
     b.until("all is delivered once more", || (receiver.count() >= before + rows).then_some(()));
+    made_and_deleted_by_turns(&fleet, &config);
     fleet.0.iter().for_each(Daemon::kill);
+}
+
+/// A connector is made by one worker and deleted by the other, again and again: whoever is asked answers for itself, however soon the
+/// workers learn of it from each other or from what they stored themselves.
+fn made_and_deleted_by_turns(fleet: &Fleet, config: &Value) {
+    let body = json!({ "name": "fleeting", "config": config, "initial_state": "STOPPED" });
+    for round in 0..20 {
+        let (makes, deletes) = (&fleet.0[round % 2], &fleet.0[(round + 1) % 2]);
+        let made = makes.request("POST", "/connectors", Some(&body));
+        assert_eq!(made.status, 201, "round {round}: {}", made.text());
+        let there = makes.request("GET", "/connectors/fleeting/config", None);
+        assert_eq!(there.status, 200, "round {round}: {}", there.text());
+        deletes.until("it knows of it", || {
+            (deletes.request("GET", "/connectors/fleeting/status", None).status == 200).then_some(())
+        });
+        let deleted = deletes.request("DELETE", "/connectors/fleeting", None);
+        assert_eq!(deleted.status, 204, "round {round}: {}", deleted.text());
+        makes.until("it is gone", || {
+            (makes.request("GET", "/connectors/fleeting/status", None).status == 404).then_some(())
+        });
+    }
 }
 
 /// One task is restarted alone, all together, whichever worker is asked.

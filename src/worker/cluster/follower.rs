@@ -168,12 +168,14 @@ impl Follower {
         let worker = Arc::clone(&self.worker);
         let state = worker.log().state();
         let questions = store::rest_questions(state).await?;
+        let turn = worker.configs.lock().await;
         match store::connectors(state).await {
             Ok(stored) => follow_connectors(&worker, stored).await?,
             Err(error @ WorkerError::Log(_)) => return Err(error),
             // A document that nobody can read; the others stand.
             Err(error) => tracing::error!(%error, "stored connectors are not in force here"),
         }
+        drop(turn);
         worker.follow_targets().await?;
         self.questions = questions;
         for (told, (id, which)) in store::restarts(state).await? {
