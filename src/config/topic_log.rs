@@ -13,7 +13,7 @@ use crate::topic_log::{
     TopicFilter,
     kafka::{
         KafkaConfig, KafkaSasl, KafkaTls, TopicDefaults, TopicSettings,
-        config::{TRANSACTION_TIMEOUT, TRANSACTION_TIMEOUT_MIN},
+        config::{GroupProtocol, TRANSACTION_TIMEOUT, TRANSACTION_TIMEOUT_MIN},
     },
 };
 
@@ -23,6 +23,7 @@ const EMBEDDED_ONLY: &[&str] = &["partitions", "segment_size", "retention", "ret
 const KAFKA_ONLY: &[&str] = &[
     "group",
     "instance_id",
+    "group_protocol",
     "bootstrap_servers",
     "transaction_timeout",
     "tls",
@@ -90,6 +91,7 @@ fn optional_duration<'de, D: serde::Deserializer<'de>>(
 struct KafkaFields {
     group: String,
     instance_id: Option<String>,
+    group_protocol: GroupProtocol,
     bootstrap_servers: Vec<String>,
     #[serde(deserialize_with = "units::duration")]
     commit_interval: Duration,
@@ -108,6 +110,7 @@ impl Default for KafkaFields {
         Self {
             group: "rowstream".into(),
             instance_id: None,
+            group_protocol: GroupProtocol::default(),
             bootstrap_servers: Vec::new(),
             commit_interval,
             transaction_timeout: TRANSACTION_TIMEOUT,
@@ -189,6 +192,13 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
     if fields.transaction_timeout < TRANSACTION_TIMEOUT_MIN {
         errors.push("topic_log.transaction_timeout", "expected at least 1s: a commit takes its time");
     }
+    let instance_id = fields.instance_id.filter(|id| !id.is_empty());
+    if instance_id.is_some() && fields.group_protocol == GroupProtocol::Consumer {
+        errors.push(
+            "topic_log.instance_id",
+            "leave it out with `group_protocol: consumer`: brokers turn a worker away that comes back before its old session has ended",
+        );
+    }
     let sasl = fields.sasl.and_then(|sasl| read_sasl(sasl, errors));
     let tls = fields.tls.filter(|tls| tls.enabled != Some(false)).map(|tls| read_tls(tls, errors));
     let TopicFields { partitions, replication_factor, cleanup_policy, overrides } = fields.topics;
@@ -201,7 +211,8 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
         sasl,
         commit_interval: fields.commit_interval,
         transaction_timeout: fields.transaction_timeout,
-        instance_id: fields.instance_id.filter(|id| !id.is_empty()),
+        instance_id,
+        group_protocol: fields.group_protocol,
         properties: fields.properties,
         ..config
     }

@@ -145,6 +145,13 @@ pub const WORKER_FIELDS: &[FieldDoc] = &[
         "${env:HOSTNAME}",
     ),
     FieldDoc::optional(
+        "topic_log.group_protocol",
+        FieldKind::Choice(&["classic", "consumer"]),
+        Some("classic"),
+        "Kafka: how the workers' group comes to an agreement. With `consumer` (KIP-848, brokers 4.0 and newer) the brokers assign, and it is they who say after how long a killed worker's tasks move: `group.consumer.session.timeout.ms`, 45 s unless they are told otherwise. Change it while all workers of the group are stopped: beside workers of the old protocol a new one gets nothing to do.",
+        "consumer",
+    ),
+    FieldDoc::optional(
         "topic_log.bootstrap_servers",
         FieldKind::List,
         None,

@@ -301,6 +301,55 @@ fn three_workers_share_the_tasks_of_each_sink() {
     fleet.0.iter().for_each(Daemon::kill);
 }
 
+/// A group that rests goes over to the new protocol (KIP-848: the brokers assign); then one worker is killed, one comes back, one sleeps
+/// past its session, one stops.
+#[test]
+fn a_group_whose_brokers_assign_loses_and_doubles_nothing() {
+    let _turn = one_at_a_time();
+    let sessions = "group.consumer.session.timeout.ms=6000\ngroup.consumer.min.session.timeout.ms=6000\n\
+                    group.consumer.heartbeat.interval.ms=1000\ngroup.consumer.min.heartbeat.interval.ms=1000";
+    let kafka = Kafka::of(KAFKA_PORT, 1, sessions);
+    let _wiped = kafka.until_dropped();
+    let (shop, fleet) = (Shop::new(), Fleet::new(&kafka, 3));
+    for worker in &fleet.0 {
+        shop.connectors(TASKS).iter().for_each(|connector| worker.connector(connector));
+        worker.spawn();
+    }
+    let count = usize::try_from(TASKS).unwrap();
+    let wanted = BTreeMap::from([("shop", 1), ("warehouse", count), ("history", count)]);
+    fleet.settled("start", &[0, 1, 2], &wanted);
+    fleet.0[0].until_streaming("shop");
+    fleet.0.iter().for_each(|worker| assert!(worker.stop().success()));
+    for worker in 0..3 {
+        fleet.0[worker].set_log("group_protocol", &json!("consumer"));
+        fleet.comes_back(worker);
+    }
+    fleet.settled("the start with the new protocol", &[0, 1, 2], &wanted);
+
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stops = SetWhenDropped(&stop);
+        scope.spawn(|| shop.write_until(&stop));
+        let recovers =
+            |what: &str, alive: &[usize]| fleet.recovers(&shop, &format!("KIP-848: {what}"), alive, &wanted);
+        recovers("start", &[0, 1, 2]);
+        fleet.0[1].kill();
+        recovers("one of three was killed", &others(1));
+        fleet.comes_back(1);
+        recovers("one was added", &[0, 1, 2]);
+        fleet.0[2].signal("STOP");
+        recovers("one fell asleep past its session", &others(2));
+        let gained = fleet.gained(2);
+        fleet.0[2].signal("CONT");
+        fleet.gets_its_share(2, gained);
+        recovers("it woke up", &[0, 1, 2]);
+        assert!(fleet.0[0].stop().success());
+        recovers("one was told to stop", &others(0));
+    });
+    shop.judge(|| fleet.0[1].explain());
+    fleet.0[1..].iter().for_each(Daemon::kill);
+}
+
 /// Makes something else of a task's status, as a worker would that wakes up in the middle of telling it.
 fn lie(kafka: &Kafka, key: &Value, status: &Value) {
     let lie = "

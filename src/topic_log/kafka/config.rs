@@ -33,6 +33,10 @@ const OURS: &[(&str, &str)] = &[
     ("enable.partition.eof", "readers follow it"),
     ("group.id", "it is the connector's"),
     ("group.instance.id", "it is `topic_log.instance_id`"),
+    (
+        "group.protocol",
+        "it is `topic_log.group_protocol`, of the workers' group; no other consumer is in a group",
+    ),
     ("partition.assignment.strategy", "only what must move, moves"),
     ("isolation.level", "readers see committed records only"),
     ("message.timeout.ms", "it must stay below the transaction's timeout"),
@@ -63,8 +67,22 @@ pub struct KafkaConfig {
     /// Name of this worker in its group, the same whenever it comes back: then it gets back what it had without anybody else being
     /// disturbed, and for as long as the session lasts nobody else gets it.
     pub instance_id: Option<String>,
+    /// How the workers' group comes to an agreement.
+    pub group_protocol: GroupProtocol,
     /// Properties of librdkafka, laid over ours.
     pub properties: BTreeMap<String, String>,
+}
+
+/// How the members of the workers' group come to an agreement. All speak the same: a group changes over while it is
+/// empty.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// Members assign, cooperatively; a member says how long its session is.
+    #[default]
+    Classic,
+    /// KIP-848: brokers assign, and say how long a session is (`group.consumer.session.timeout.ms`, 45 s unless told otherwise).
+    Consumer,
 }
 
 /// TLS of the connection to the brokers.
@@ -141,6 +159,7 @@ impl KafkaConfig {
             transaction_timeout: TRANSACTION_TIMEOUT,
             queue_bytes: 16 << 20,
             instance_id: None,
+            group_protocol: GroupProtocol::Classic,
             properties: BTreeMap::new(),
         }
     }

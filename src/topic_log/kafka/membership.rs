@@ -1,6 +1,6 @@
 //! Which worker runs what, by a consumer group: who owns a partition of `<group>-shards` runs the tasks of that shard.
 //!
-//! The topic stays empty; Kafka's group protocol (cooperative: only what must move, moves) does all the work. A partition is given up
+//! The topic stays empty; Kafka's group protocol (cooperative or KIP-848: only what must move, moves) does all the work. A partition is given up
 //! in the callback that takes it away, after the worker has answered that nothing runs for it any more, so its next owner finds
 //! everything committed. A worker that is killed is noticed when its session ends; one that was paused for longer is told so when
 //! it goes on, and in between the fences of writers and targets keep its work out.
@@ -29,7 +29,7 @@ use tokio::{
 use super::{
     KafkaLog,
     cluster::{Cluster, Made},
-    config::Isolation,
+    config::{GroupProtocol, Isolation},
     context::Context,
     errors::{io_error, log_error},
     health::Health,
@@ -40,7 +40,7 @@ use crate::topic_log::{Assignment, LogError, Membership, WorkerGroup};
 const TOLD_MAX: usize = 16;
 /// Enough for a few hundred tasks on a few dozen workers; fixed, because a task's shard is a hash modulo this.
 const SHARDS: u32 = 64;
-/// A killed worker's shards move after this long; brokers accept no less unless they are told to.
+/// A killed worker's shards move after this long; brokers accept no less unless they are told to. KIP-848's is the brokers' own.
 const SESSION_TIMEOUT_MS: &str = "6000";
 const HEARTBEAT_INTERVAL_MS: &str = "1000";
 /// Longest stop that a rebalance waits for; connectors have deadlines of their own well below it.
@@ -214,15 +214,26 @@ impl Drop for KafkaMembership {
 fn member_of(cluster: &Cluster, context: MemberContext) -> Result<BaseConsumer<MemberContext>, LogError> {
     let group = format!("{}-workers", cluster.config.group);
     let mut config = cluster.config.consumer(&group, Isolation::Committed);
-    config.set("partition.assignment.strategy", "cooperative-sticky");
     config.set("auto.offset.reset", "latest");
     config.set("fetch.wait.max.ms", "5000");
     config.set("max.poll.interval.ms", "300000");
-    for (name, default) in
-        [("session.timeout.ms", SESSION_TIMEOUT_MS), ("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)]
-    {
-        if config.get(name).is_none() {
-            config.set(name, default);
+    let session =
+        [("session.timeout.ms", SESSION_TIMEOUT_MS), ("heartbeat.interval.ms", HEARTBEAT_INTERVAL_MS)];
+    match cluster.config.group_protocol {
+        GroupProtocol::Classic => {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+            for (name, default) in session {
+                if config.get(name).is_none() {
+                    config.set(name, default);
+                }
+            }
+        }
+        GroupProtocol::Consumer => {
+            config.set("group.protocol", "consumer");
+            // The brokers'; librdkafka refuses to be told them.
+            for (name, _) in session {
+                config.remove(name);
+            }
         }
     }
     if let Some(instance) = &cluster.config.instance_id {

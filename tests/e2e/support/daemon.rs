@@ -78,6 +78,14 @@ impl Daemon {
         daemon
     }
 
+    /// Changes a setting of its log; counts from its next start.
+    pub fn set_log(&self, name: &str, value: &Value) {
+        let path = self.path("worker.yaml");
+        let mut worker: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        worker["topic_log"][name] = value.clone();
+        std::fs::write(path, worker.to_string()).unwrap();
+    }
+
     /// What takes offsets besides records: on Kafka, the markers of commits.
     pub fn offsets_have_gaps(&self) -> bool {
         self.kafka.is_some()
