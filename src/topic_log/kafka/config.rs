@@ -17,6 +17,11 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_mins(1);
 /// What librdkafka takes at least.
 pub const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
+/// Requests under way to one partition, as librdkafka has it for idempotent producers.
+const REQUESTS_MAX: usize = 5;
+/// Records of one request at most: larger ones cost brokers no less, and more memory here.
+const BATCH_MESSAGES: usize = 4_000;
+
 /// How often the clients that move records tell their numbers.
 pub(super) const STATISTICS_INTERVAL_MS: &str = "5000";
 
@@ -234,10 +239,14 @@ impl KafkaConfig {
         let mut config = self.client(role);
         config.set("enable.idempotence", "true");
         config.set("compression.type", "lz4");
-        config.set("linger.ms", "5");
-        // A small queue stays in the processor's cache: cheaper than a large one, and as fast.
-        config.set("queue.buffering.max.messages", "10000");
-        config.set("queue.buffering.max.kbytes", "16384");
+        // Full batches go at once, and the end of a transaction sends what there is.
+        config.set("linger.ms", "100");
+        // While the five requests that may be under way to a partition are, librdkafka's thread asks without a pause for what waits
+        // behind them. So the queue holds no more than those five: the processor is the broker's meanwhile.
+        config.set("batch.num.messages", BATCH_MESSAGES.to_string());
+        config.set("queue.buffering.max.messages", (REQUESTS_MAX * BATCH_MESSAGES).to_string());
+        let queue_bytes = REQUESTS_MAX * self.record_bytes_max();
+        config.set("queue.buffering.max.kbytes", queue_bytes.div_ceil(1024).to_string());
         config.set("message.max.bytes", RECORD_BYTES_MAX.to_string());
         self.passed_through(config)
     }

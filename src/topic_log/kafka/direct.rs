@@ -17,7 +17,7 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Cluster, number},
+    cluster::{Cluster, briefly, number},
     context::{Receipt, ReceiptContext},
     errors::{code_error, io_error, log_error},
     transaction::RawRecord,
@@ -48,7 +48,7 @@ impl DirectWriter {
             .name("kafka-state".into())
             .spawn(move || {
                 while !stopped.load(Ordering::SeqCst) {
-                    polled.poll(Duration::from_millis(20));
+                    polled.poll(briefly(20));
                 }
             })
             .map_err(|e| io_error("start the thread `kafka-state`", e.to_string()))?;

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     KafkaLog,
-    cluster::{Cluster, Made},
+    cluster::{Cluster, Made, briefly},
     config::{GroupProtocol, Isolation},
     context::Context,
     errors::{io_error, log_error},
@@ -138,7 +138,7 @@ impl Member {
                 continue;
             };
             // Rebalances happen inside; the topic holds no records.
-            if let Some(Err(error)) = member.poll(Duration::from_millis(50)) {
+            if let Some(Err(error)) = member.poll(briefly(50)) {
                 tracing::warn!(%error, "the worker group");
             }
             let slept = awake.max(member.context().answered()).elapsed() > SLEPT;

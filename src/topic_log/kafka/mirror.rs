@@ -22,7 +22,7 @@ use rowstream_api::TopicPartition;
 use tokio::sync::watch;
 
 use super::{
-    cluster::{Cluster, Made, blocking, number},
+    cluster::{Cluster, Made, blocking, briefly, number},
     config::Isolation,
     context::Context,
     errors::{io_error, log_error},
@@ -174,7 +174,7 @@ impl Shared {
     fn run(&self, consumer: &BaseConsumer<Context>) {
         let (mut stalls, mut looked) = (Stalls::default(), Instant::now());
         while !self.cluster.is_closed() {
-            let mut message = consumer.poll(Duration::from_millis(50));
+            let mut message = consumer.poll(briefly(50));
             let mut changed = false;
             while let Some(polled) = message {
                 match polled {

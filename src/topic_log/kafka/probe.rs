@@ -11,7 +11,7 @@ use rdkafka::{
 };
 
 use super::{
-    cluster::{Asked, Cluster, Made, blocking},
+    cluster::{Asked, Cluster, Made, blocking, briefly},
     config::{Isolation, KafkaConfig},
     context::Context,
     errors::log_error,
@@ -60,7 +60,7 @@ fn may_join(cluster: &Cluster) -> Result<(), LogError> {
     any.add_partition(&cluster.shards_topic(), 0);
     let Err(silence) = consumer.committed_offsets(any, ANSWER_TIMEOUT) else { return Ok(()) };
     // What a coordinator says of our rights comes as an event, and the question itself has no answer.
-    while let Some(polled) = consumer.poll(Duration::from_millis(100)) {
+    while let Some(polled) = consumer.poll(briefly(100)) {
         polled.map_err(|e| log_error(attempt(), &e))?;
     }
     Err(log_error(attempt(), &silence))

@@ -27,7 +27,7 @@ use rowstream_api::TopicPartition;
 use tokio::sync::mpsc;
 
 use super::{
-    cluster::{Cluster, number},
+    cluster::{Cluster, briefly, number},
     config::{Isolation, STATISTICS_INTERVAL_MS},
     context::Context,
     errors::{io_error, log_error},
@@ -311,7 +311,7 @@ impl Thread {
         let mut open: Option<Open> = None;
         let mut taken = 0;
         let consumer = Arc::clone(&self.consumer);
-        let mut polled = consumer.poll(Duration::from_millis(wait));
+        let mut polled = consumer.poll(briefly(wait));
         if polled.is_none() && self.ask_ends() {
             self.read_on_where_it_stalled()?;
         }

@@ -35,7 +35,7 @@ use rowstream_kafka_ffi::{Demand, TransactionError, abort, commit};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    cluster::{Cluster, number},
+    cluster::{Cluster, briefly, number},
     context::Context,
     errors::{code_error, io_error, log_error},
 };
@@ -480,7 +480,7 @@ impl Polled {
         let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
         let thread = std::thread::Builder::new().name("kafka-poll".into()).spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
-                polled.poll(Duration::from_millis(100));
+                polled.poll(briefly(100));
             }
         });
         let failed = |e: io::Error| io_error("start the thread `kafka-poll`", e.to_string());
