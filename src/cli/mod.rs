@@ -16,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod type_pages;
 mod validate;
 
 use std::{
