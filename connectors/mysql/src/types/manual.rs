@@ -147,6 +147,10 @@ const LISTED: &[Listed] = &[
     mariadb("blob", binary("BLOB COMPRESSED", column::BLOB_COMPRESSED, 2)),
 ];
 
+/// Of what the table does not tell.
+pub const UNLISTED: &str = "Text of every character set is UTF-8 in the event; a captured column in a character set that is not known stops the \
+    connector, and says so.";
+
 /// What a setting makes of every type: the setting with its value, and what it means.
 type Setting = (String, TypeOptions);
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rowstream_api::{Schema, SchemaBuilder, TypeEffect, TypeRow};
+use rowstream_api::{Schema, SchemaBuilder, SchemaType, TypeEffect, TypeRow};
 use rowstream_mysql::{connection::Flavour, types::manual::type_table};
 use serde_json::json;
 
@@ -35,8 +35,14 @@ async fn manual_is_true(server: &str, flavour: Flavour) {
         rows.iter().flat_map(|row| &row.options).map(|option| option.setting.as_str()).collect();
     assert!(!settings.is_empty());
     settings.insert("");
-    let columns: Vec<String> =
-        rows.iter().enumerate().map(|(i, row)| format!("c{i} {} NULL", row.sql)).collect();
+    // Texts and bytes between them: what a server tells of charsets, it tells by place.
+    let column = |(i, row): (usize, &TypeRow)| {
+        format!(
+            "c{i} {} NULL, v{i} VARCHAR(3), b{i} VARBINARY(3), l{i} VARCHAR(3) CHARACTER SET latin1",
+            row.sql
+        )
+    };
+    let columns: Vec<String> = rows.iter().enumerate().map(column).collect();
     let mut db = Database::new(server).await;
     db.run(&format!("CREATE TABLE t (id INT PRIMARY KEY, {})", columns.join(", "))).await;
     db.run("INSERT INTO t (id) VALUES (0)").await;
@@ -52,12 +58,14 @@ async fn manual_is_true(server: &str, flavour: Flavour) {
         let (read, streamed) = (&drain.events[n], &drain.events[n + 1]);
         assert_eq!((read.op.letter(), streamed.op.letter()), ("r", "c"));
         for event in [read, streamed] {
-            let fields = &event.table.value.fields()[1..];
-            assert_eq!(fields.len(), rows.len());
-            for (field, row) in fields.iter().zip(&rows) {
-                let op = event.op.letter();
+            let (op, fields) = (event.op.letter(), &event.table.value.fields()[1..]);
+            assert_eq!(fields.len(), rows.len() * 4);
+            for (fields, row) in fields.chunks(4).zip(&rows) {
                 let told = told(row, setting);
-                assert_eq!(of_type(&field.schema), of_type(told), "{server} {} {setting} {op}", row.sql);
+                assert_eq!(of_type(&fields[0].schema), of_type(told), "{server} {} {setting} {op}", row.sql);
+                let around: Vec<_> = fields[1..].iter().map(|field| field.schema.ty().clone()).collect();
+                let expected = [SchemaType::String, SchemaType::Bytes, SchemaType::String];
+                assert_eq!(around, expected, "{server}, behind {} {op}", row.sql);
             }
         }
     }

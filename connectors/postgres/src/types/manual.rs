@@ -178,6 +178,9 @@ pub const NOT_FOR_TABLES: &[&str] = &[
     "pg_node_tree",
 ];
 
+/// Of the types that are not listed.
+pub const UNLISTED: &str = "A type that is not listed, such as one of an extension, becomes its text.";
+
 fn extension(extension: &str, name: &str) -> Vec<(u32, CatalogType)> {
     vec![(USERS, CatalogType::Extension(extension.to_owned(), name.to_owned()))]
 }
@@ -225,8 +228,10 @@ fn remark(kind: &Kind) -> Option<String> {
         Kind::Interval => Some(format!("microseconds; a month is `{}`", shown(kind, "1 mon"))),
         Kind::Bits => Some("the lowest bits first".to_owned()),
         Kind::Hstore => Some(format!("`a=>1` is `{}`", shown(kind, r#""a"=>"1""#))),
-        Kind::Array { .. } => {
-            (shown(kind, "{{NULL}}") == REFUSED).then(|| "more than one dimension is refused".to_owned())
+        Kind::Array { element, .. } => {
+            let dimensions = (shown(kind, "{{NULL}}") == REFUSED).then(|| MORE_DIMENSIONS.to_owned());
+            let remarks: Vec<String> = remark(element).into_iter().chain(dimensions).collect();
+            (!remarks.is_empty()).then(|| remarks.join("; "))
         }
         Kind::Bool
         | Kind::Int
@@ -243,6 +248,7 @@ fn remark(kind: &Kind) -> Option<String> {
 }
 
 const REFUSED: &str = "refused";
+const MORE_DIMENSIONS: &str = "more than one dimension is refused";
 
 /// What a task reads from a text.
 fn shown(kind: &Kind, text: &str) -> String {

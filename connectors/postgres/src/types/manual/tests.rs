@@ -63,6 +63,15 @@ fn settings_about_types_are_told() {
 }
 
 #[test]
+fn what_is_not_listed_becomes_its_text() {
+    for entry in [CatalogType::Other, CatalogType::Extension("isn".to_owned(), "isbn".to_owned())] {
+        let resolved = resolve(USERS, -1, &TypeCatalog::from([(USERS, entry)]));
+        assert_eq!((resolved.kind, resolved.schema.build().ty()), (Kind::Text, &SchemaType::String));
+    }
+    assert!(UNLISTED.ends_with("its text."));
+}
+
+#[test]
 fn rows_say_what_the_code_does() {
     let rows = type_table();
     let row = |sql: &str| rows.iter().find(|row| row.sql == sql).unwrap();
@@ -76,4 +85,6 @@ fn rows_say_what_the_code_does() {
     );
     assert_eq!(row("hstore").remark.as_deref(), Some(r#"`a=>1` is `{"a":"1"}`"#));
     assert_eq!(row("integer[]").remark.as_deref(), Some("more than one dimension is refused"));
+    let decimals = row("numeric(12,2)[]").remark.clone().unwrap();
+    assert_eq!(decimals, "`NaN` and infinities are refused; more than one dimension is refused");
 }
