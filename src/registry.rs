@@ -55,6 +55,8 @@ pub struct SourceTypes {
     pub connector: &'static str,
     /// The types.
     pub rows: Vec<TypeRow>,
+    /// What the rows don't tell.
+    pub unlisted: &'static str,
 }
 
 /// The types of every database that a source reads.
@@ -65,12 +67,14 @@ pub fn source_types() -> Vec<SourceTypes> {
         page: "types-postgres",
         connector: PostgresSource::NAME,
         rows: rowstream_postgres::types::manual::type_table(),
+        unlisted: rowstream_postgres::types::manual::UNLISTED,
     };
     let of_mysql = |server, connector, flavour| SourceTypes {
         server,
         page: "types-mysql",
         connector,
         rows: rowstream_mysql::types::manual::type_table(flavour),
+        unlisted: rowstream_mysql::types::manual::UNLISTED,
     };
     vec![
         postgres,

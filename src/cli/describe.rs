@@ -144,7 +144,7 @@ fn pages() -> Vec<Page> {
     let types = type_pages.into_iter().map(|page| Page {
         name: page.name.to_owned(),
         title: page.title(),
-        about: type_pages::ABOUT.to_owned(),
+        about: page.about(),
         see: page.connectors.iter().map(|connector| (*connector).to_owned()).collect(),
         body: Body::Types(page),
     });

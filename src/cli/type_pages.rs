@@ -10,11 +10,10 @@ use super::table::Table;
 use crate::registry::{self, SinkTypes};
 
 /// Above each page.
-pub(super) const ABOUT: &str = "What each type becomes in an event: its Avro type, with the semantic name and its parameters in parentheses; \
+const ABOUT: &str = "What each type becomes in an event: its Avro type, with the semantic name and its parameters in parentheses; \
     where a column allows NULL, a union of null and that. Then the type that a sink gives the column when it makes the table. A column that \
     is there already may be of another type: the sink takes each that holds every value unchanged, and refuses the others with the type \
-    that is needed. A type that is not listed, such as one of an extension, becomes its text. What is refused goes by the connector's \
-    `errors` settings.";
+    that is needed. What is refused of a record goes by the connector's `errors` settings.";
 
 /// A page of types.
 pub(super) struct TypePage {
@@ -24,6 +23,7 @@ pub(super) struct TypePage {
     pub(super) connectors: Vec<&'static str>,
     servers: Vec<&'static str>,
     sinks: Vec<&'static str>,
+    unlisted: &'static str,
     sections: Vec<Section>,
 }
 
@@ -65,6 +65,7 @@ pub(super) fn all() -> Vec<TypePage> {
                     .collect(),
                 servers: vec![source.server],
                 sinks: sinks.iter().map(|sink| sink.server).collect(),
+                unlisted: source.unlisted,
                 sections: vec![section],
             }),
         }
@@ -82,6 +83,11 @@ impl TypePage {
     /// What it is about.
     pub(super) fn title(&self) -> String {
         format!("every type of {}, in an event and in a sink's table", self.servers.join(" and "))
+    }
+
+    /// How to read it.
+    pub(super) fn about(&self) -> String {
+        format!("{ABOUT} {}", self.unlisted)
     }
 
     /// Takes another server in: the first section keeps what all have alike.
