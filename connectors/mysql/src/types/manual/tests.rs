@@ -41,7 +41,24 @@ fn rule(resolved: Resolved) -> (Kind, Option<String>, SchemaType) {
         Kind::Bytes { padded, compressed } => Kind::Bytes { padded: padded.map(|_| 0), compressed },
         Kind::Enum(_) => Kind::Enum([].into()),
         Kind::Set(_) => Kind::Set([].into()),
-        other => other,
+        same @ (Kind::Int
+        | Kind::Unsigned
+        | Kind::UnsignedDecimal
+        | Kind::Float32
+        | Kind::Float64
+        | Kind::Bit
+        | Kind::Bits
+        | Kind::Year
+        | Kind::Date(_)
+        | Kind::Text { .. }
+        | Kind::Json
+        | Kind::JsonText
+        | Kind::Geometry
+        | Kind::Point
+        | Kind::Vector
+        | Kind::Uuid
+        | Kind::Inet4
+        | Kind::Inet6) => same,
     };
     let schema = resolved.schema.build();
     (kind, schema.name().map(str::to_owned), schema.ty().clone())
