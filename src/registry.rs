@@ -7,12 +7,13 @@ use std::num::NonZeroUsize;
 
 use futures::future::{BoxFuture, FutureExt};
 use rowstream_api::{
-    ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId,
+    ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId, Schema,
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
-    TaskContext, TopicOffsets, TopicPartition,
+    TargetColumn, TaskContext, TopicOffsets, TopicPartition, TypeRow,
     snapshot::{Report, SnapshotRequest},
 };
 use rowstream_mysql::{
+    connection::Flavour,
     sink::MySqlSink,
     source::{MariaDbSource, MySqlSource},
 };
@@ -42,6 +43,71 @@ pub fn plugins() -> Vec<Plugin> {
 #[must_use]
 pub fn plugin(name: &str) -> Option<Plugin> {
     plugins().into_iter().find(|p| p.name == name)
+}
+
+/// The types of a database that a source reads, for the manual.
+pub struct SourceTypes {
+    /// The database.
+    pub server: &'static str,
+    /// The page of the manual that shows them; databases may share one.
+    pub page: &'static str,
+    /// The source.
+    pub connector: &'static str,
+    /// The types.
+    pub rows: Vec<TypeRow>,
+    /// What the rows don't tell.
+    pub unlisted: &'static str,
+}
+
+/// The types of every database that a source reads.
+#[must_use]
+pub fn source_types() -> Vec<SourceTypes> {
+    let postgres = SourceTypes {
+        server: "PostgreSQL",
+        page: "types-postgres",
+        connector: PostgresSource::NAME,
+        rows: rowstream_postgres::types::manual::type_table(),
+        unlisted: rowstream_postgres::types::manual::UNLISTED,
+    };
+    let of_mysql = |server, connector, flavour| SourceTypes {
+        server,
+        page: "types-mysql",
+        connector,
+        rows: rowstream_mysql::types::manual::type_table(flavour),
+        unlisted: rowstream_mysql::types::manual::UNLISTED,
+    };
+    vec![
+        postgres,
+        of_mysql("MySQL", MySqlSource::NAME, Flavour::MySql),
+        of_mysql("MariaDB", MariaDbSource::NAME, Flavour::MariaDb),
+    ]
+}
+
+/// A sink that makes tables.
+pub struct SinkTypes {
+    /// The databases.
+    pub server: &'static str,
+    /// The sink.
+    pub connector: &'static str,
+    /// The column that it makes for a schema.
+    pub column: fn(&Schema) -> TargetColumn,
+}
+
+/// Every sink that makes tables.
+#[must_use]
+pub fn sink_types() -> Vec<SinkTypes> {
+    vec![
+        SinkTypes {
+            server: "PostgreSQL",
+            connector: PostgresSink::NAME,
+            column: rowstream_postgres::sink::target_column,
+        },
+        SinkTypes {
+            server: "MySQL, MariaDB",
+            connector: MySqlSink::NAME,
+            column: rowstream_mysql::sink::target_column,
+        },
+    ]
 }
 
 /// Source or sink, in Connect's words.

@@ -1,4 +1,4 @@
-//! `rowstream describe`: the manual of every setting, from the tables that check them.
+//! `rowstream describe`: the manual of every setting, from the tables that check them, and of every type ([`super::type_pages`]).
 //!
 //! The same text is `config/reference/`; a test compares the two, so the reference can't go stale.
 
@@ -7,7 +7,11 @@ use std::{io::Write, path::PathBuf};
 use clap::Args;
 use rowstream_api::{FieldDoc, FieldKind};
 
-use super::{exit::Failure, table::Table};
+use super::{
+    exit::Failure,
+    table::Table,
+    type_pages::{self, TypePage},
+};
 use crate::{
     config::{connector::FRAME_FIELDS, transforms::STEP_FIELDS, worker::WORKER_FIELDS},
     registry::{self, PluginKind},
@@ -19,9 +23,11 @@ use crate::{
   rowstream describe
   rowstream describe webhook
   rowstream describe worker
+  rowstream describe types-postgres
   rowstream describe --markdown config/reference")]
 pub(super) struct DescribeArgs {
-    /// A connector, `worker` for worker.yaml, `connector` for what every connector file has, or `transform-NAME`
+    /// A connector, `worker` for worker.yaml, `connector` for what every connector file has, `transform-NAME`,
+    /// or `types-postgres` and `types-mysql` for what each type becomes
     page: Option<String>,
     /// Write all pages as Markdown files into this directory
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "page")]
@@ -33,7 +39,14 @@ struct Page {
     name: String,
     title: String,
     about: String,
-    fields: &'static [FieldDoc],
+    /// Other pages that belong to it.
+    see: Vec<String>,
+    body: Body,
+}
+
+enum Body {
+    Settings(&'static [FieldDoc]),
+    Types(TypePage),
 }
 
 /// Prints a page, the list of pages, or writes them all.
@@ -53,7 +66,7 @@ pub(super) fn describe(args: &DescribeArgs, out: &mut dyn Write) -> Result<(), F
             table.row([page.name.clone(), page.title.clone()]);
         }
         table.write(out)?;
-        return Ok(writeln!(out, "\n`rowstream describe PAGE` explains every setting.")?);
+        return Ok(writeln!(out, "\n`rowstream describe PAGE` explains every setting, or every type.")?);
     };
     let page = pages.iter().find(|page| page.name == *name).ok_or_else(|| {
         let known: Vec<&str> = pages.iter().map(|p| p.name.as_str()).collect();
@@ -82,7 +95,8 @@ fn pages() -> Vec<Page> {
         about:
             "Each setting can also be given in the environment: `ROWSTREAM_ADMIN__LISTEN` is `admin.listen`."
                 .to_owned(),
-        fields: WORKER_FIELDS,
+        see: Vec::new(),
+        body: Body::Settings(WORKER_FIELDS),
     };
     let frame = Page {
         name: "connector".to_owned(),
@@ -90,7 +104,8 @@ fn pages() -> Vec<Page> {
         about: "A connector's own settings stand below `config`. Over REST all of them are one flat map of texts, without \
                 `config.` in front. `${env:NAME}` and `${file:/path}` stand for secrets."
             .to_owned(),
-        fields: FRAME_FIELDS,
+        see: Vec::new(),
+        body: Body::Settings(FRAME_FIELDS),
     };
     let steps = Page {
         name: "transforms".to_owned(),
@@ -99,36 +114,59 @@ fn pages() -> Vec<Page> {
                 written, a sink's before it is delivered. A step's own settings stand beside these. Over REST `transforms` names the steps and \
                 `transforms.NAME.SETTING` says what they are, as in Kafka Connect; a `predicate` of Connect's is taken as `when`."
             .to_owned(),
-        fields: STEP_FIELDS,
+        see: Vec::new(),
+        body: Body::Settings(STEP_FIELDS),
     };
     let transforms = rowstream_transforms::plugins().iter().map(|plugin| Page {
         name: format!("transform-{}", plugin.name),
         title: format!("transform `{}`", plugin.name),
         about: format!("`type: {}` in a step under `transforms`.", plugin.name),
-        fields: plugin.fields,
+        see: Vec::new(),
+        body: Body::Settings(plugin.fields),
     });
-    let plugins = registry::plugins().into_iter().map(|plugin| {
-        let kind = match plugin.kind {
-            PluginKind::Source => "a source: writes topics",
-            PluginKind::Sink => "a sink: reads topics",
-        };
-        Page {
-            name: plugin.name.to_owned(),
-            title: format!("connector `{}`, {kind}", plugin.name),
-            about: format!("`connector: {}`; these settings stand below `config`.", plugin.name),
-            fields: plugin.fields,
-        }
+    let type_pages = type_pages::all();
+    let plugins: Vec<Page> = registry::plugins()
+        .into_iter()
+        .map(|plugin| {
+            let kind = match plugin.kind {
+                PluginKind::Source => "a source: writes topics",
+                PluginKind::Sink => "a sink: reads topics",
+            };
+            Page {
+                name: plugin.name.to_owned(),
+                title: format!("connector `{}`, {kind}", plugin.name),
+                about: format!("`connector: {}`; these settings stand below `config`.", plugin.name),
+                see: type_pages::of_connector(&type_pages, plugin.name),
+                body: Body::Settings(plugin.fields),
+            }
+        })
+        .collect();
+    let types = type_pages.into_iter().map(|page| Page {
+        name: page.name.to_owned(),
+        title: page.title(),
+        about: page.about(),
+        see: page.connectors.iter().map(|connector| (*connector).to_owned()).collect(),
+        body: Body::Types(page),
     });
-    [worker, frame].into_iter().chain(plugins).chain([steps]).chain(transforms).collect()
+    [worker, frame].into_iter().chain(plugins).chain(types).chain([steps]).chain(transforms).collect()
 }
 
 fn markdown(page: &Page) -> String {
     let mut text = format!("# `{}`: {}\n\n{}\n", page.name, page.title, page.about);
+    if !page.see.is_empty() {
+        let links: Vec<String> = page.see.iter().map(|name| format!("[{name}]({name}.md)")).collect();
+        text.push_str(&format!("\nSee also {}.\n", links.join(", ")));
+    }
     text.push_str("\nWritten by `rowstream describe --markdown config/reference`; do not edit.\n");
-    for field in page.fields {
-        text.push_str(&format!("\n## `{}`\n\n{}\n\n", field.path, field.doc));
-        for (what, value) in facts(field) {
-            text.push_str(&format!("- {what}: {value}\n"));
+    match &page.body {
+        Body::Types(types) => text.push_str(&types.markdown()),
+        Body::Settings(fields) => {
+            for field in *fields {
+                text.push_str(&format!("\n## `{}`\n\n{}\n\n", field.path, field.doc));
+                for (what, value) in facts(field) {
+                    text.push_str(&format!("- {what}: {value}\n"));
+                }
+            }
         }
     }
     text
@@ -136,7 +174,14 @@ fn markdown(page: &Page) -> String {
 
 fn plain(page: &Page) -> String {
     let mut text = format!("{}\n{}\n", page.title, page.about);
-    for field in page.fields {
+    if !page.see.is_empty() {
+        text.push_str(&format!("See also: rowstream describe {}\n", page.see.join(" | ")));
+    }
+    let fields = match &page.body {
+        Body::Types(types) => return text + &types.plain(),
+        Body::Settings(fields) => *fields,
+    };
+    for field in fields {
         let facts: Vec<String> =
             facts(field).iter().map(|(what, value)| format!("{what}: {value}")).collect();
         text.push_str(&format!("\n{}\n    {}\n    {}\n", field.path, facts.join("; "), field.doc));

@@ -16,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod type_pages;
 mod validate;
 
 use std::{
@@ -56,7 +57,7 @@ enum Command {
     /// List and show registered schemas
     #[command(visible_alias = "schema")]
     Schemas(schemas::SchemasArgs),
-    /// Explain every setting of worker.yaml or of a connector
+    /// Explain every setting of worker.yaml or of a connector, and every type of a database
     Describe(describe::DescribeArgs),
     /// Print the version
     Version,

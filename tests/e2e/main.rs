@@ -31,4 +31,5 @@ mod spread;
 mod support;
 mod takeover;
 mod transforms;
+mod types;
 mod workload;

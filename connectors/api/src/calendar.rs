@@ -31,6 +31,10 @@ pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
 pub const POSITIVE_INFINITY_US: i64 = 9_223_372_036_825_200_000;
 /// What Debezium writes for `-infinity`.
 pub const NEGATIVE_INFINITY_US: i64 = -9_223_372_036_832_400_000;
+/// What Debezium writes for `infinity` of a timestamp with a zone; beyond 64 bits of microseconds.
+pub const POSITIVE_INFINITY_ZONED: &str = "+292278994-08-16T23:00:00.000000Z";
+/// What Debezium writes for `-infinity` of the same.
+pub const NEGATIVE_INFINITY_ZONED: &str = "-292275055-05-16T23:00:00.000000Z";
 
 const DAY_US: i64 = 86_400_000_000;
 

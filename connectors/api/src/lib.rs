@@ -3,7 +3,7 @@
 //! Reading order: [`value`] and [`schema`] (what a row is), [`row`] and [`change`] (how rows travel from a source
 //! without being copied), [`offset`] (what "where we are" means), [`source`] and [`sink`] (the two traits to
 //! implement), [`snapshot`] (the engine that
-//! sources read what is there already with), [`config`] (the field table behind `validate`, `describe` and the docs), [`error`] (four questions,
+//! sources read what is there already with), [`config`] (the field table behind `validate`, `describe` and the docs), [`type_table`] (the docs' type tables), [`error`] (four questions,
 //! four answers).
 #![deny(missing_docs)]
 
@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod source;
 pub mod table_sink;
 pub mod text;
+pub mod type_table;
 pub mod units;
 pub mod value;
 
@@ -35,5 +36,6 @@ pub use row::RowView;
 pub use schema::{Field, Schema, SchemaBuilder, SchemaType, Semantic};
 pub use sink::{Datum, DatumDecoder, Flushed, RecordId, SinkConnector, SinkRecord, SinkTask};
 pub use source::{Delivery, Gauges, SourceConnector, SourceTask, TaskContext};
+pub use type_table::{TargetColumn, TypeEffect, TypeOption, TypeRow};
 pub use units::ByteSize;
 pub use value::{Value, ValueRef};

@@ -107,6 +107,12 @@ pub struct TypesConfig {
     pub bigint_unsigned: BigintUnsigned,
 }
 
+impl From<TypesConfig> for TypeOptions {
+    fn from(types: TypesConfig) -> Self {
+        Self { zero_dates: types.zero_dates, bigint_unsigned: types.bigint_unsigned }
+    }
+}
+
 fn batch_bytes() -> ByteSize {
     ByteSize(1 << 20)
 }
@@ -320,10 +326,7 @@ impl SourceConfig {
                 flavour,
                 server_id,
                 snapshot: self.snapshot,
-                types: TypeOptions {
-                    zero_dates: self.types.zero_dates,
-                    bigint_unsigned: self.types.bigint_unsigned,
-                },
+                types: self.types.into(),
                 row_metadata: self.row_metadata,
                 batch_bytes: size(self.batch_bytes),
                 queue_bytes: size(self.queue_bytes),

@@ -6,10 +6,14 @@
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use rowstream_api::{RecordError, Schema, SchemaBuilder, SchemaType, Value, ValueRef};
+use rowstream_api::{
+    RecordError, Schema, SchemaBuilder, SchemaType, Value, ValueRef,
+    calendar::{NEGATIVE_INFINITY_ZONED, POSITIVE_INFINITY_ZONED},
+};
 
 pub mod compound;
 pub mod literal;
+pub mod manual;
 pub mod temporal;
 
 /// How a column's text becomes a value.
@@ -129,18 +133,32 @@ fn resolve_nested(oid: u32, typmod: i32, catalog: &TypeCatalog, depth: usize) ->
             kind: Kind::Text,
             schema: named(SchemaType::String, "io.debezium.data.Enum").parameter("allowed", labels.join(",")),
         },
-        Some(CatalogType::Extension(extension, name)) => match (extension.as_str(), name.as_str()) {
-            ("hstore", "hstore") => {
-                Resolved { kind: Kind::Hstore, schema: named(SchemaType::String, "io.debezium.data.Json") }
-            }
-            ("ltree", "ltree") => {
-                Resolved { kind: Kind::Text, schema: named(SchemaType::String, "io.debezium.data.Ltree") }
-            }
-            _ => plain(Kind::Text, SchemaType::String),
-        },
+        Some(CatalogType::Extension(extension, name)) => OF_EXTENSIONS
+            .iter()
+            .find(|known| (known.extension, known.name) == (extension.as_str(), name.as_str()))
+            .map_or_else(
+                || plain(Kind::Text, SchemaType::String),
+                |known| Resolved {
+                    kind: known.kind.clone(),
+                    schema: named(SchemaType::String, known.schema),
+                },
+            ),
         Some(CatalogType::Other) | None => built_in(oid, typmod),
     }
 }
+
+/// A type of an extension that has a rule: text with a meaning.
+struct OfExtension {
+    extension: &'static str,
+    name: &'static str,
+    kind: Kind,
+    schema: &'static str,
+}
+
+static OF_EXTENSIONS: [OfExtension; 2] = [
+    OfExtension { extension: "hstore", name: "hstore", kind: Kind::Hstore, schema: "io.debezium.data.Json" },
+    OfExtension { extension: "ltree", name: "ltree", kind: Kind::Text, schema: "io.debezium.data.Ltree" },
+];
 
 fn named(ty: SchemaType, name: &str) -> SchemaBuilder {
     SchemaBuilder::new(ty).name(name).version(1)
@@ -251,8 +269,8 @@ pub fn parse<'a>(kind: &Kind, text: &'a str) -> Result<ValueRef<'a>, RecordError
             None => temporal::timestamp(text)?,
         }),
         Kind::TimestampTz => match text {
-            "infinity" => ValueRef::str("+292278994-08-16T23:00:00.000000Z"),
-            "-infinity" => ValueRef::str("-292275055-05-16T23:00:00.000000Z"),
+            "infinity" => ValueRef::str(POSITIVE_INFINITY_ZONED),
+            "-infinity" => ValueRef::str(NEGATIVE_INFINITY_ZONED),
             _ => ValueRef::ZonedMicros(temporal::timestamp(text)?),
         },
         Kind::TimeTz => ValueRef::Str(Cow::Owned(temporal::time_with_zone(text)?)),

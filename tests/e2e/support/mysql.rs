@@ -67,8 +67,14 @@ impl MySqlDatabase {
         })
     }
 
-    fn run(&self, database: &str, sql: &str) {
+    pub fn run(&self, database: &str, sql: &str) {
         self.query(database, sql);
+    }
+
+    /// All rows of a query, each column as text.
+    pub fn texts(&self, sql: &str) -> Vec<Row> {
+        let text = |bytes: Option<Vec<u8>>| bytes.map(|bytes| String::from_utf8(bytes).unwrap());
+        self.query(&self.name, sql).into_iter().map(|row| row.into_iter().map(text).collect()).collect()
     }
 }
 
@@ -91,9 +97,7 @@ impl Rows for MySqlDatabase {
             return None;
         }
         let columns: Vec<String> = columns.iter().map(|column| format!("`{column}`")).collect();
-        let rows = self.query(&self.name, &format!("SELECT {} FROM {table}", columns.join(", ")));
-        let text = |bytes: Option<Vec<u8>>| bytes.map(|bytes| String::from_utf8(bytes).unwrap());
-        Some(rows.into_iter().map(|row| row.into_iter().map(text).collect()).collect())
+        Some(self.texts(&format!("SELECT {} FROM {table}", columns.join(", "))))
     }
 }
 

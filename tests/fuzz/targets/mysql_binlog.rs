@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
         partial: None,
         prepared: Vec::new(),
     };
-    let mut assembler = Assembler::new(from, TableFilter::new(&tables).unwrap());
+    let mut assembler = Assembler::new(from, TableFilter::new(&tables).unwrap(), Flavour::MySql);
     let mut rest = bytes;
     while let Some((mut event, behind)) = split(rest) {
         rest = behind;

@@ -29,6 +29,7 @@ mod catalog;
 mod encode;
 mod fence;
 mod isolate;
+mod manual;
 mod plan;
 mod preflight;
 mod session;
@@ -40,6 +41,7 @@ mod types;
 
 use rowstream_api::{ConfigErrors, ConnectorError, Delivery, SinkConnector, TaskContext};
 
+pub use manual::target_column;
 pub use task::{MySqlSinkTask, MySqlTarget};
 
 use crate::sink_config::{MySqlSinkConfig, MySqlSinkPlan};

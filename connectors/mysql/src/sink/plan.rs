@@ -239,9 +239,14 @@ fn check_names(table: &TableName, wanted: &[Wanted]) -> Result<(), ConnectorErro
     }
 }
 
+/// Characters or bytes of each of so many columns of text or bytes in a key.
+pub(crate) fn key_length(columns: usize) -> usize {
+    (KEY_BYTES_MAX / BYTES_PER_CHAR / columns.max(1)).min(KEY_LENGTH_MAX)
+}
+
 fn create_sql(table: &TableName, wanted: &[Wanted], collation: &str) -> String {
-    let lengths = wanted.iter().filter(|w| w.in_key() && needs_length(&w.schema)).count().max(1);
-    let length = (KEY_BYTES_MAX / BYTES_PER_CHAR / lengths).min(KEY_LENGTH_MAX);
+    let lengths = wanted.iter().filter(|w| w.in_key() && needs_length(&w.schema)).count();
+    let length = key_length(lengths);
     let column = |w: &Wanted| {
         let (ty, null) = match w.in_key() {
             true => (column_type(&w.schema, Some(length)), "NOT NULL"),

@@ -66,8 +66,8 @@ pub(crate) struct TargetType {
 }
 
 /// Largest precision and scale of `DECIMAL` on both servers.
-const DECIMAL_PRECISION_MAX: i32 = 65;
-const DECIMAL_SCALE_MAX: i32 = 30;
+pub(crate) const DECIMAL_PRECISION_MAX: i32 = 65;
+pub(crate) const DECIMAL_SCALE_MAX: i32 = 30;
 
 /// The collation of the tables we make: byte by byte, spaces at the end count.
 pub(crate) fn collation(server: Server) -> &'static str {
@@ -133,6 +133,8 @@ pub(crate) fn needs_length(schema: &Schema) -> bool {
 /// `DECIMAL(p,s)`; `None` when no decimal of the servers has so many digits behind the point.
 fn decimal(schema: &Schema, scale: i32) -> Option<String> {
     let precision = schema.parameter("connect.decimal.precision").and_then(|p| p.parse::<i32>().ok());
+    // A negative scale's zeros are digits, too.
+    let precision = precision.and_then(|p| p.checked_add((-scale).max(0)));
     let scale = scale.max(0);
     let precision = precision.filter(|p| (1..=DECIMAL_PRECISION_MAX).contains(p) && scale <= *p);
     (scale <= DECIMAL_SCALE_MAX)
@@ -306,7 +308,7 @@ mod tests {
         assert_eq!(decimal("2", "10"), "DECIMAL(10,2)");
         assert_eq!(decimal("30", "65"), "DECIMAL(65,30)");
         assert_eq!(decimal("2", "500"), "DECIMAL(65,2)");
-        assert_eq!(decimal("-2", "3"), "DECIMAL(3,0)");
+        assert_eq!(decimal("-2", "3"), "DECIMAL(5,0)");
         assert_eq!(decimal("31", "65"), "LONGTEXT");
     }
 }

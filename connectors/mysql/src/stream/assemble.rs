@@ -24,13 +24,16 @@ use super::{
     xa::HeldTransactions,
 };
 use crate::{
+    connection::Flavour,
     source_config::TableFilter,
     transport::connection::malformed,
     wire::{
         DecodeError, compressed,
         event::{self, Checksums, GtidEvent, HEADER_BYTES, Header, kind},
         gtid::{Gtid, GtidState},
-        rows as wire_rows, tagged,
+        rows as wire_rows,
+        table_map::Geometries,
+        tagged,
     },
 };
 
@@ -57,6 +60,7 @@ struct KnownTable {
 
 /// Builds batches.
 pub struct Assembler {
+    geometries: Geometries,
     filter: TableFilter,
     batch: HeldRows,
     transactions: Vec<Transaction>,
@@ -80,8 +84,12 @@ pub struct Assembler {
 impl Assembler {
     /// Starts at `from`.
     #[must_use]
-    pub fn new(from: Position, filter: TableFilter) -> Self {
+    pub fn new(from: Position, filter: TableFilter, flavour: Flavour) -> Self {
         Self {
+            geometries: match flavour {
+                Flavour::MySql => Geometries::Apart,
+                Flavour::MariaDb => Geometries::AmongTexts,
+            },
             filter,
             batch: HeldRows::default(),
             transactions: Vec::new(),

@@ -47,7 +47,7 @@ async fn read_from(
 pub(super) async fn fetch(plan: &StreamPlan, prepared: &Prepared) -> Result<Assembler, ConnectorError> {
     let attempt = async {
         let (mut connection, from) = read_from(plan, prepared.begins.clone()).await?;
-        let mut assembler = Assembler::new(from, plan.tables.clone());
+        let mut assembler = Assembler::new(from, plan.tables.clone(), plan.flavour);
         loop {
             while let Some(framed) = connection.front()? {
                 match connection.received(framed)? {

@@ -281,7 +281,7 @@ impl<'a> Stream<'a> {
     ) -> Result<Self, ConnectorError> {
         let mut connection = BinlogConnection::connect(&plan.connection).await?;
         setup::check_position(&mut connection, plan).await?;
-        let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone());
+        let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone(), plan.flavour);
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
                 assembler.adopt(lookup::fetch(plan, prepared).await?);

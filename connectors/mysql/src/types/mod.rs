@@ -15,6 +15,7 @@ pub mod decimal;
 pub mod default;
 pub mod image;
 pub mod json;
+pub mod manual;
 pub mod selected;
 pub mod temporal;
 

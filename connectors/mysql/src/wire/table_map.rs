@@ -106,11 +106,20 @@ fn short_name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| DecodeError::Malformed("a table's name"))
 }
 
+/// Where a server counts columns of geometries when it tells the collations of texts by their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Geometries {
+    /// MySQL: nowhere.
+    Apart,
+    /// MariaDB: as binary texts, because they are blobs to it (`is_character_type` in log_event_server.cc).
+    AmongTexts,
+}
+
 /// Reads a table map's body.
 ///
 /// # Errors
 /// Malformed bytes, or a column type that is not known.
-pub fn decode(body: &[u8]) -> Result<TableShape, DecodeError> {
+pub fn decode(body: &[u8], geometries: Geometries) -> Result<TableShape, DecodeError> {
     let mut cursor = Cursor::new(body, "a table map");
     cursor.take(8)?;
     let database = short_name(&mut cursor)?.to_owned();
@@ -137,7 +146,7 @@ pub fn decode(body: &[u8]) -> Result<TableShape, DecodeError> {
     let mut shape = TableShape { database, table, columns, key: Vec::new() };
     while !cursor.is_empty() {
         let field = cursor.u8()?;
-        optional(&mut shape, field, cursor.lenenc_bytes()?)?;
+        optional(&mut shape, geometries, field, cursor.lenenc_bytes()?)?;
     }
     if shape.key.iter().any(|index| *index >= width) {
         return Err(DecodeError::Malformed("a table map's key"));
@@ -210,12 +219,25 @@ fn is_text(ty: u8) -> bool {
     )
 }
 
+fn is_text_or_geometry(ty: u8) -> bool {
+    is_text(ty) || ty == column::GEOMETRY
+}
+
 fn is_labelled(ty: u8) -> bool {
     matches!(ty, column::ENUM | column::SET)
 }
 
 /// One piece of optional metadata (`Optional_metadata_field_type`).
-fn optional(shape: &mut TableShape, field: u8, value: &[u8]) -> Result<(), DecodeError> {
+fn optional(
+    shape: &mut TableShape,
+    geometries: Geometries,
+    field: u8,
+    value: &[u8],
+) -> Result<(), DecodeError> {
+    let is_text = match geometries {
+        Geometries::Apart => is_text,
+        Geometries::AmongTexts => is_text_or_geometry,
+    };
     let mut cursor = Cursor::new(value, "a table map's optional metadata");
     match field {
         1 => {

@@ -16,6 +16,7 @@ mod auth;
 mod common;
 mod json;
 mod malformed;
+mod manual;
 mod on_demand;
 mod refusals;
 mod snapshot;

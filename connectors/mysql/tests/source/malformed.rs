@@ -4,7 +4,11 @@ use proptest::prelude::*;
 use rowstream_mysql::{
     types::{Kind, Zero},
     types::{charset::Charset, decimal, image, json},
-    wire::{compressed, event, rows, table_map, tagged},
+    wire::{
+        compressed, event, rows,
+        table_map::{self, Geometries},
+        tagged,
+    },
 };
 
 /// A table map of MySQL 9.7: (id int primary key, v varchar(20), n decimal(10,2), e enum('a','b'), j json).
@@ -25,7 +29,7 @@ fn table_map_body() -> Vec<u8> {
 
 #[test]
 fn a_table_map_is_read() {
-    let shape = table_map::decode(&table_map_body()).unwrap();
+    let shape = table_map::decode(&table_map_body(), Geometries::Apart).unwrap();
     assert_eq!(shape.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["id", "v", "n", "e", "j"]);
     assert_eq!(shape.key, [0]);
     assert_eq!(shape.columns[3].labels, [b"a".to_vec(), b"b".to_vec()]);
@@ -82,8 +86,8 @@ proptest! {
 
     #[test]
     fn damaged_table_maps(body in damaged(table_map_body()), present in any::<u8>(), row in proptest::collection::vec(any::<u8>(), 0..60)) {
-        assert!(table_map::names(&body).is_ok() || table_map::decode(&body).is_err());
-        if let Ok(shape) = table_map::decode(&body) {
+        assert!(table_map::names(&body).is_ok() || table_map::decode(&body, Geometries::Apart).is_err());
+        if let Ok(shape) = table_map::decode(&body, Geometries::Apart) {
             let widths = rows::widths(&shape);
             let mut cells = 0;
             if rows::image(&widths, &[present], &row, 0, |_| cells += 1).is_ok() {
@@ -174,7 +178,7 @@ proptest! {
         use rowstream_mysql::{stream::{assemble::Assembler, position::{BinlogPosition, Position}}, wire::gtid::GtidState};
         let plan = crate::common::plan_with("mysql", 1, "shop", serde_json::json!({}));
         let from = Position { at: BinlogPosition::new("binlog.000001", 4), gtids: GtidState::Off, partial: None, prepared: Vec::new() };
-        let mut assembler = Assembler::new(from, plan.tables);
+        let mut assembler = Assembler::new(from, plan.tables, rowstream_mysql::connection::Flavour::MySql);
         for (kind, body, end) in events {
             let taken = assembler.event(&sealed(kind, &body, end)).is_ok();
             while assembler.is_unpacking() && assembler.step().is_ok() {}

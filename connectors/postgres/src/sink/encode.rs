@@ -5,7 +5,10 @@
 
 use rowstream_api::{
     RecordError, Schema, SchemaType, Semantic, ValueRef,
-    calendar::{NEGATIVE_INFINITY_US, POSITIVE_INFINITY_US, parse_instant},
+    calendar::{
+        NEGATIVE_INFINITY_US, NEGATIVE_INFINITY_ZONED, POSITIVE_INFINITY_US, POSITIVE_INFINITY_ZONED,
+        parse_instant,
+    },
     json::write_json,
     table_sink::rows::push_element,
     text::write_decimal,
@@ -76,9 +79,20 @@ fn body(wire: Wire, schema: &Schema, value: &ValueRef<'_>, out: &mut Vec<u8>) ->
 fn micros(schema: &Schema, value: &ValueRef<'_>) -> Result<i64, RecordError> {
     match (schema.semantic(), value) {
         (_, ValueRef::ZonedMicros(micros)) => Ok(*micros),
+        (Semantic::ZonedTimestamp, ValueRef::Str(text)) if text == POSITIVE_INFINITY_ZONED => {
+            Ok(POSITIVE_INFINITY_US)
+        }
+        (Semantic::ZonedTimestamp, ValueRef::Str(text)) if text == NEGATIVE_INFINITY_ZONED => {
+            Ok(NEGATIVE_INFINITY_US)
+        }
         (Semantic::ZonedTimestamp, ValueRef::Str(text)) => {
             parse_instant(text).ok_or_else(|| mismatch("an ISO 8601 instant such as `2026-01-02T03:04:05Z`"))
         }
+        // The same numbers in every unit.
+        (
+            Semantic::TimestampMillis,
+            ValueRef::Int(infinity @ (POSITIVE_INFINITY_US | NEGATIVE_INFINITY_US)),
+        ) => Ok(*infinity),
         (Semantic::TimeMillis | Semantic::TimestampMillis, ValueRef::Int(millis)) => {
             millis.checked_mul(1000).ok_or_else(out_of_range)
         }

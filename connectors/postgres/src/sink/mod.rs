@@ -22,6 +22,7 @@ mod catalog;
 mod culprits;
 mod encode;
 mod fence;
+mod manual;
 mod pipeline;
 mod plan;
 mod preflight;
@@ -31,6 +32,7 @@ mod types;
 
 use rowstream_api::{ConfigErrors, ConnectorError, Delivery, SinkConnector, TaskContext};
 
+pub use manual::target_column;
 pub use task::{PostgresSinkTask, PostgresTarget};
 
 use crate::sink_config::{PostgresSinkConfig, PostgresSinkPlan};

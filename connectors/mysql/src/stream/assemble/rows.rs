@@ -31,7 +31,7 @@ impl Assembler {
             return Ok(());
         }
         let captured = self.filter.matches(database, table);
-        let table = match table_map::decode(body) {
+        let table = match table_map::decode(body, self.geometries) {
             Ok(shape) => {
                 let (begins, version) = (self.next.clone(), self.definitions);
                 Some(Arc::new(StreamTable { widths: rows::widths(&shape), shape, begins, version }))
