@@ -318,6 +318,7 @@ impl Push<'_> {
                 Ok(())
             }
             Change::Rekey { before, after } => self.rekey(before, after),
+            Change::Message { value } => self.message(value),
             Change::Truncate => {
                 let Scratch { value, unavailable, staged, .. } = &mut *self.scratch;
                 let images = Images { op: Op::Truncate, before: None, after: None };
@@ -339,6 +340,19 @@ impl Push<'_> {
         self.table.fits(key, value, &[&headers, self.common])?;
         let mut out = Out { group: self.group, common: self.common, staged };
         out.append(self.table, self.view, (Some(key), Some(value), &headers));
+        Ok(())
+    }
+
+    /// A record whose value is whole as it is.
+    fn message(&mut self, whole: &dyn RowView) -> Result<(), RecordError> {
+        let Scratch { key, value, staged, .. } = &mut *self.scratch;
+        self.table.key(whole, key)?;
+        value.clear();
+        put_frame_header(self.table.ids().1, value);
+        self.table.plan.encode_message(whole, value)?;
+        self.table.fits(key, value, &[self.common])?;
+        let mut out = Out { group: self.group, common: self.common, staged };
+        out.append(self.table, self.view, (Some(key), Some(value), &[]));
         Ok(())
     }
 
