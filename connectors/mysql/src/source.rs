@@ -10,7 +10,7 @@ use std::{
 use mysql_async::Conn;
 use rowstream_api::{
     Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
-    SourceOffsets, SourceTask, TaskContext,
+    SourceOffsets, SourceTask, TableSchema, TaskContext,
     snapshot::{OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
@@ -20,12 +20,16 @@ use crate::{
     connection::{Flavour, Server},
     monitor,
     offset::{StoredOffset, partition},
-    preflight, setup,
+    preflight,
+    schema_change::{self, Message, structure::Structure},
+    setup,
     snapshot::{self, MySql, Progress, rows::SnapshotRows, table::is_chunkable},
     source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
-        batch::RawBatch,
+        assemble::DefinitionPlan,
+        batch::{Definition, RawBatch},
         changes::{SourceNames, StreamChanges},
+        definition::{Action, Target},
         position::BinlogPosition,
         reader::{Reader, StreamPlan},
     },
@@ -99,6 +103,8 @@ pub struct BinlogSourceTask {
     /// The position is of the server that is streaming: a batch came from it.
     heard: bool,
     tables: TablePlans,
+    /// Where statements go.
+    schema_changes: Arc<TableSchema>,
     names: Arc<SourceNames>,
     snapshot: Option<SnapshotRun<MySql>>,
     /// Owns the monitor.
@@ -134,6 +140,10 @@ impl BinlogSourceTask {
             offset.take_in(captured.into_iter().filter(|(database, name)| !known.matches(database, name)));
         }
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
+        let definitions = DefinitionPlan {
+            lower_case: setup::stores_lower_case(&mut conn).await?,
+            charsets: Arc::new(catalog.charset_table()),
+        };
         let stream = StreamPlan {
             connection: plan.connection.clone(),
             flavour: server.flavour,
@@ -141,6 +151,7 @@ impl BinlogSourceTask {
             server_id: plan.server_id,
             from: offset.position()?,
             tables: plan.tables.clone(),
+            definitions: plan.include_schema_changes.then_some(definitions),
             batch_bytes: plan.batch_bytes,
             queue_bytes: plan.queue_bytes,
             heartbeat_interval: plan.heartbeat_interval,
@@ -157,6 +168,7 @@ impl BinlogSourceTask {
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
         let tables = TablePlans::new(catalog, (conn, server), stream);
+        let schema_changes = schema_change::topic(&plan.topic_prefix, server.flavour);
         Ok(Self {
             plan,
             cx,
@@ -166,6 +178,7 @@ impl BinlogSourceTask {
             pending: None,
             heard: false,
             tables,
+            schema_changes,
             names,
             snapshot: None,
             _watching: watching,
@@ -241,8 +254,26 @@ impl BinlogSourceTask {
                 run.shape_changed((&table.shape.database, &table.shape.table));
             }
         }
+        let structures = self.structures().await;
         let Some(raw) = self.pending.take() else { return self.position_only() };
-        self.yielded(raw, tables)
+        self.yielded(raw, tables, structures)
+    }
+
+    /// The tables that the pending batch's statements defined, as they were right after them.
+    async fn structures(&mut self) -> Vec<Option<Structure>> {
+        let definitions = self.pending.as_ref().map_or(&[][..], |raw| &raw.rows.definitions);
+        let mut structures = Vec::with_capacity(definitions.len());
+        for Definition { target, ends, .. } in definitions {
+            structures.push(match target {
+                Target::Table { action: Action::Create | Action::Alter, name: (database, table), .. }
+                    if self.plan.tables.matches(database, table) =>
+                {
+                    self.tables.structure_after((database, table), ends, &self.plan).await
+                }
+                Target::Table { .. } | Target::Database(_) => None,
+            });
+        }
+        structures
     }
 
     /// Tells the snapshot how its tables look. Breaks when its run ended.
@@ -339,6 +370,7 @@ impl BinlogSourceTask {
         &mut self,
         raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
+        structures: Vec<Option<Structure>>,
     ) -> Result<SourceBatch, ConnectorError> {
         if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             snapshot::tell(run, progress, &raw, &tables)?;
@@ -373,6 +405,8 @@ impl BinlogSourceTask {
         if self.plan.snapshot.mode == SnapshotMode::InitialOnly && !is_reading {
             entries.clear();
         }
+        let at_ms = now_us().div_euclid(1000);
+        let defined = raw.rows.definitions.into_iter().zip(structures);
         let widths = raw.rows.tables.iter().map(|table| table.widths.clone());
         let changes = StreamChanges {
             tables: tables
@@ -385,6 +419,10 @@ impl BinlogSourceTask {
             events: raw.rows.events,
             transactions: raw.transactions,
             unread,
+            messages: defined
+                .map(|(definition, structure)| Message { definition, structure, at_ms })
+                .collect(),
+            topic: Arc::clone(&self.schema_changes),
             names: Arc::clone(&self.names),
         };
         Ok(SourceBatch {

@@ -9,10 +9,11 @@ use rowstream_api::{Change, ChangeSet, RowView};
 use rowstream_mysql::{
     catalog::Catalog,
     connection::Flavour,
+    schema_change::{self, Message},
     source_config::{TableFilter, TablesConfig},
     stream::{
-        assemble::Assembler,
-        batch::{RawBatch, StreamTable},
+        assemble::{Assembler, DefinitionPlan},
+        batch::{NO_TABLE, RawBatch, StreamTable},
         changes::{SourceNames, StreamChanges},
         position::{BinlogPosition, Position},
     },

@@ -31,8 +31,8 @@ pub enum Token<'a> {
     Word(&'a str),
     /// In backticks or double quotes, with them. Where a name is due it is one, in every mode.
     Quoted(&'a str),
-    /// A text in single quotes.
-    Text,
+    /// A text in single quotes, with them.
+    Text(&'a str),
     /// A sign.
     Sign(char),
 }
@@ -198,8 +198,19 @@ mod tests {
         use Token::{Quoted, Sign, Text, Word};
         let text = "/* a */ALTER/*!50100 TABLE*/`a``b`.\"c\"# x\n-- y\nö='it''s \\' x',1--1";
         let expected = vec![
-            Word("ALTER"), Word("TABLE"), Quoted("`a``b`"), Sign('.'), Quoted("\"c\""), Word("ö"), Sign('='),
-            Text("'it''s \\' x'"), Sign(','), Word("1"), Sign('-'), Sign('-'), Word("1"),
+            Word("ALTER"),
+            Word("TABLE"),
+            Quoted("`a``b`"),
+            Sign('.'),
+            Quoted("\"c\""),
+            Word("ö"),
+            Sign('='),
+            Text("'it''s \\' x'"),
+            Sign(','),
+            Word("1"),
+            Sign('-'),
+            Sign('-'),
+            Word("1"),
         ];
         assert_eq!(tokens(text, Quoting::default()), expected);
         let plain = Quoting::of(1 << 20);

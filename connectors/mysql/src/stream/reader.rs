@@ -283,8 +283,8 @@ impl<'a> Stream<'a> {
     ) -> Result<Self, ConnectorError> {
         let mut connection = BinlogConnection::connect(&plan.connection).await?;
         setup::check_position(&mut connection, plan).await?;
-        let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone())
-            .with_definitions(plan.definitions.clone());
+        let mut assembler =
+            Assembler::new(plan.from.clone(), plan.tables.clone()).with_definitions(plan.definitions.clone());
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
                 assembler.adopt(lookup::fetch(plan, prepared).await?);

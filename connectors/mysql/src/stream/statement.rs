@@ -70,8 +70,7 @@ pub fn may_define(text: &[u8], table: &str) -> bool {
     }
     let text = String::from_utf8_lossy(text).to_ascii_lowercase();
     let mut words = Lexer::new(&text, Quoting::default());
-    let of_database =
-        words.eat_one(&["create", "drop", "alter"]) && words.eat_one(&["database", "schema"]);
+    let of_database = words.eat_one(&["create", "drop", "alter"]) && words.eat_one(&["database", "schema"]);
     of_database || has_name(&text, &table.to_ascii_lowercase())
 }
 

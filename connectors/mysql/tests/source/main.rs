@@ -18,6 +18,7 @@ mod json;
 mod malformed;
 mod on_demand;
 mod refusals;
+mod schema_changes;
 mod snapshot;
 mod stream;
 mod topology;
