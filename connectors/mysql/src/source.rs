@@ -21,7 +21,11 @@ use crate::{
     monitor,
     offset::{StoredOffset, partition},
     preflight,
-    schema_change::{self, Message, structure::Structure},
+    schema_change::{
+        self, Message,
+        initial::{self, InitialTables},
+        structure::Structure,
+    },
     setup,
     snapshot::{self, MySql, Progress, rows::SnapshotRows, table::is_chunkable},
     source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
@@ -98,6 +102,8 @@ pub struct BinlogSourceTask {
     offset: StoredOffset,
     /// A position that must be stored before anything else happens.
     announce: bool,
+    /// What is delivered with the first position.
+    initial: Option<InitialTables>,
     /// A batch that was taken from the queue and not yielded yet.
     pending: Option<RawBatch>,
     /// The position is of the server that is streaming: a batch came from it.
@@ -167,14 +173,23 @@ impl BinlogSourceTask {
         let mut watching = JoinSet::new();
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
-        let tables = TablePlans::new(catalog, (conn, server), stream);
         let schema_changes = schema_change::topic(&plan.topic_prefix, server.flavour);
+        let mut initial = None;
+        if announce && plan.include_schema_changes {
+            // Those that the snapshot will read; without one, none.
+            let tables = offset.snapshot.as_ref().map_or(&[][..], |progress| &progress.todo);
+            let to = (Arc::clone(&names), Arc::clone(&schema_changes));
+            let (same_conn, read) = initial::read((conn, server), &stream, tables, to).await?;
+            (conn, initial) = (same_conn, Some(read));
+        }
+        let tables = TablePlans::new(catalog, (conn, server), stream);
         Ok(Self {
             plan,
             cx,
             reader,
             offset,
             announce,
+            initial,
             pending: None,
             heard: false,
             tables,
@@ -217,7 +232,11 @@ impl BinlogSourceTask {
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
         loop {
             if std::mem::take(&mut self.announce) {
-                return self.position_only();
+                let mut batch = self.position_only()?;
+                if let Some(initial) = self.initial.take() {
+                    batch.changes = Box::new(initial);
+                }
+                return Ok(batch);
             }
             self.steer_snapshot()?;
             if self.describe_tables().await?.is_break() {

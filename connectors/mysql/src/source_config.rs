@@ -162,13 +162,14 @@ const OWN_FIELDS: [FieldDoc; 15] = [
         "include_schema_changes",
         FieldKind::Bool,
         Some("true"),
-        "Whether each statement that makes, alters, renames, truncates or drops a captured table, or a database of captured tables, is \
-         delivered, too (Debezium's `include.schema.changes`): to the topic `<topic_prefix>`, in order with the rows around it as the \
-         stored position tells, exactly once, in Debezium's format, with the database as the key. A statement about several tables is \
-         one event for each that is captured. `tableChanges` holds the table's columns after the statement where the server can show \
-         that nothing has changed them since, which it can while the connector keeps up; else `table` is null: it is never guessed. \
-         `ddl` is the statement as it stands in the binlog, and null where it may hold the password of another server (engines FEDERATED, CONNECT, \
-         SPIDER). Nothing is delivered of users and grants, nor of tables that are not captured. The pattern `<topic_prefix>.*` does not match this topic.",
+        "Debezium's `include.schema.changes`: whether each statement that makes, alters, renames, truncates or drops a captured table, or a \
+         database that has some, is delivered, too. It goes to the topic `<topic_prefix>` in Debezium's format, with the database as \
+         its key, exactly once and, among the statements of a database, in order. A statement about several tables is one event for each that is \
+         captured. A snapshot begins with a `CREATE TABLE` of each table that it reads. `tableChanges` holds a table's \
+         columns after the statement where the server can show that nothing has changed them since, which it can while the connector \
+         keeps up; else its `table` is null: it is never guessed. `ddl` is the text as it stands in the binlog; it is null where it may \
+         hold the password of another server (engines FEDERATED, CONNECT, SPIDER). Of users, grants, views, routines, sequences, \
+         temporary tables, and of tables that are not captured, nothing is delivered. A sink's `topics: [<topic_prefix>.*]` leaves this topic out.",
         "false",
     ),
     FieldDoc::optional(

@@ -65,8 +65,11 @@ impl Shape {
 /// Finds things in a value schema.
 ///
 /// # Errors
-/// It is no struct with fields.
+/// It is no struct with fields, or that of statements that define tables.
 pub fn shape_of(schema: &Arc<Schema>) -> Result<Shape, RecordError> {
+    if schema.name().is_some_and(|name| name.ends_with(".SchemaChangeValue")) {
+        return Err(schema_change());
+    }
     let index = |name: &str| schema.field(name).map(|(index, _)| index);
     let envelope = match (schema.is_envelope(), schema.field("op"), schema.field("after")) {
         (true, Some((op, _)), Some((after, _))) => {
@@ -250,6 +253,12 @@ fn no_after() -> RecordError {
 fn unknown_op() -> RecordError {
     let message = "expected `op` to be one of c, u, r, d, t, m";
     RecordError::new(Stage::TaskPut, "ENVELOPE_INVALID", message)
+}
+
+fn schema_change() -> RecordError {
+    let message = "the record tells of a statement that defined a table, it is no row: its topic is the schema-change topic of a MySQL or \
+                   MariaDB source (named as its `topic_prefix`); leave it out of the sink's `topics`, as `<topic_prefix>.*` does";
+    RecordError::new(Stage::TaskPut, "SCHEMA_CHANGE_EVENT", message)
 }
 
 fn truncate_refused() -> RecordError {

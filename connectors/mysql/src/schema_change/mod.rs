@@ -8,7 +8,7 @@
 //!
 //! A statement is a change like any other: it has its place among the rows ([`crate::stream`]) and becomes durable with the position
 //! behind it. What it did to a table's columns is not computed from its text: [`structure`] asks the server, and is believed only where
-//! the binlog shows that the answer is of that very moment.
+//! the binlog shows that the answer is of that very moment. With a snapshot, the tables that are there already come first ([`initial`]).
 
 use std::sync::{Arc, LazyLock};
 
@@ -24,6 +24,7 @@ use crate::{
     table::{connector_name, source_schema},
 };
 
+pub mod initial;
 pub mod structure;
 
 /// A statement as it is delivered.

@@ -89,7 +89,11 @@ pub async fn right_after(
     attempt.await.attempting(|| format!("ask for the structure of `{database}.{table}`"))
 }
 
-async fn describe(
+/// A table as the catalog shows it now; `None` when there is none.
+///
+/// # Errors
+/// The server's.
+pub async fn describe(
     conn: &mut Conn,
     flavour: Flavour,
     name: (&str, &str),

@@ -1,7 +1,9 @@
 //! The schema-change topic: which statements are delivered, where among the rows, exactly once, and what they say.
 
 use mysql_async::prelude::Queryable;
-use serde_json::json;
+use rowstream_avro::to_avro_json;
+use rowstream_mysql::{connection::Flavour, schema_change};
+use serde_json::{Value, json};
 
 use crate::common::{Database, Drain, Event, MARIADB, MYSQL, line};
 
@@ -294,4 +296,165 @@ async fn spellings(server: &str) {
 async fn names_in_every_spelling() {
     spellings(MYSQL).await;
     spellings(MARIADB).await;
+}
+
+/// With a snapshot, each table that is there comes once, before its rows.
+async fn snapshot(server: &str) {
+    let mut db = Database::new(server).await;
+    db.run(
+        "CREATE TABLE a (id INT PRIMARY KEY, v VARCHAR(9));
+         CREATE TABLE b (id INT PRIMARY KEY);
+         CREATE TABLE hidden (id INT PRIMARY KEY);
+         INSERT INTO a VALUES (1, 'x');
+         INSERT INTO b VALUES (2)",
+    )
+    .await;
+    let tables = json!({ "include": [format!("{}.*", db.name)], "exclude": ["*.hidden"] });
+    let plan = db.plan(json!({
+        "include_schema_changes": true, "tables": tables, "snapshot": { "mode": "initial" }
+    }));
+    let mut drain = Drain::start(plan.clone()).await;
+    // All of them are with the first position; before it is stored, nothing is.
+    assert_eq!(drain.events.len(), 2);
+    for (event, table) in drain.events.iter().zip(["a", "b"]) {
+        let source = format!("[{},", event.after.as_ref().unwrap()[0].trim_start_matches('['));
+        assert!(source.contains(",true,") && source.contains(&format!(",{table},")), "{source}");
+        assert!(ddl(event).starts_with(&format!("CREATE TABLE `{table}` (\n  `id` int")), "{}", ddl(event));
+        assert!(changes(event, &db).starts_with(&format!("[[CREATE,\"{table}\",[utf8mb4,[id],[[id,4,")));
+    }
+    drain.until_count(4).await;
+    drain.restart().await;
+    db.run("ALTER TABLE b ADD w INT;\nINSERT INTO b VALUES (3, 4)").await;
+    drain.until_count(6).await;
+    assert_eq!(
+        all_said(&drain, &db)[2..],
+        ["a r - > 1|x", "b r - > 2", "ALTER TABLE b ADD w INT > ALTER \"b\"", "b c - > 3|4"]
+    );
+    db.remove().await;
+}
+
+#[tokio::test]
+async fn the_snapshot_begins_with_its_tables() {
+    snapshot(MYSQL).await;
+    snapshot(MARIADB).await;
+}
+
+/// A required field.
+fn field(name: &str, ty: impl Into<Value>) -> Value {
+    json!({ "name": name, "type": ty.into() })
+}
+
+/// A field that may be null.
+fn optional(name: &str, ty: impl Into<Value>) -> Value {
+    json!({ "name": name, "type": ["null", ty.into()], "default": null })
+}
+
+fn array(items: impl Into<Value>) -> Value {
+    json!({ "type": "array", "items": items.into() })
+}
+
+/// A record of Debezium's; `namespace` where it differs from the one around it.
+fn record(space: &str, name: &str, namespace: bool, fields: &[Value]) -> Value {
+    let mut record = json!({
+        "type": "record", "name": name, "fields": fields,
+        "connect.version": 1, "connect.name": format!("io.debezium.connector.{space}.{name}")
+    });
+    if namespace {
+        record["namespace"] = json!(format!("io.debezium.connector.{space}"));
+    }
+    record
+}
+
+/// As Debezium 3.6 registers them: names, namespaces, order, defaults.
+#[test]
+fn the_schemas_are_debeziums() {
+    for (flavour, connector) in [(Flavour::MySql, "mysql"), (Flavour::MariaDb, "mariadb")] {
+        let column = record(
+            "schema",
+            "Column",
+            false,
+            &[
+                field("name", "string"),
+                field("jdbcType", "int"),
+                optional("nativeType", "int"),
+                field("typeName", "string"),
+                optional("typeExpression", "string"),
+                optional("charsetName", "string"),
+                optional("length", "int"),
+                optional("scale", "int"),
+                field("position", "int"),
+                optional("optional", "boolean"),
+                optional("autoIncremented", "boolean"),
+                optional("generated", "boolean"),
+                optional("comment", "string"),
+                optional("defaultValueExpression", "string"),
+                optional("enumValues", array("string")),
+            ],
+        );
+        let table = record(
+            "schema",
+            "Table",
+            false,
+            &[
+                optional("defaultCharsetName", "string"),
+                optional("primaryKeyColumnNames", array("string")),
+                field("columns", array(column)),
+                optional("comment", "string"),
+            ],
+        );
+        let change = record(
+            "schema",
+            "Change",
+            true,
+            &[field("type", "string"), field("id", "string"), optional("table", table)],
+        );
+        let marker = json!({
+            "type": "string", "connect.version": 1, "connect.default": "false", "connect.name": "io.debezium.data.Enum",
+            "connect.parameters": {
+                "allowed": "true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"
+            }
+        });
+        let source = record(
+            connector,
+            "Source",
+            false,
+            &[
+                field("version", "string"),
+                field("connector", "string"),
+                field("name", "string"),
+                field("ts_ms", "long"),
+                json!({ "name": "snapshot", "type": [marker, "null"], "default": "false" }),
+                field("db", "string"),
+                optional("sequence", "string"),
+                optional("ts_us", "long"),
+                optional("ts_ns", "long"),
+                optional("table", "string"),
+                field("server_id", "long"),
+                optional("gtid", "string"),
+                field("file", "string"),
+                field("pos", "long"),
+                field("row", "int"),
+                optional("thread", "long"),
+                optional("query", "string"),
+            ],
+        );
+        let value = record(
+            connector,
+            "SchemaChangeValue",
+            true,
+            &[
+                field("source", source),
+                field("ts_ms", "long"),
+                optional("databaseName", "string"),
+                optional("schemaName", "string"),
+                optional("ddl", "string"),
+                field("tableChanges", array(change)),
+            ],
+        );
+        let key = record(connector, "SchemaChangeKey", true, &[field("databaseName", "string")]);
+        let topic = schema_change::topic("shop", flavour);
+        let made = |schema| serde_json::from_str::<Value>(&to_avro_json(schema)).unwrap();
+        assert_eq!((&*topic.topic, made(topic.key.as_ref().unwrap())), ("shop", key));
+        assert_eq!(made(&topic.envelope), value);
+    }
 }
