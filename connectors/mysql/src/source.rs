@@ -150,18 +150,7 @@ impl BinlogSourceTask {
             lower_case: setup::stores_lower_case(&mut conn).await?,
             charsets: Arc::new(catalog.charset_table()),
         };
-        let stream = StreamPlan {
-            connection: plan.connection.clone(),
-            flavour: server.flavour,
-            server_uuid: offset.server_uuid.clone(),
-            server_id: plan.server_id,
-            from: offset.position()?,
-            tables: plan.tables.clone(),
-            definitions: plan.include_schema_changes.then_some(definitions),
-            batch_bytes: plan.batch_bytes,
-            queue_bytes: plan.queue_bytes,
-            heartbeat_interval: plan.heartbeat_interval,
-        };
+        let stream = stream_plan(&plan, &offset, server, definitions)?;
         let reader = Reader::start(stream.clone()).await?;
         if offset.server_uuid != uuid {
             // Another server of the topology: its files are others. What was seen can't be told any more, and comes twice.
@@ -458,6 +447,26 @@ impl BinlogSourceTask {
             ends_transaction: self.offset.partial.is_none(),
         })
     }
+}
+
+fn stream_plan(
+    plan: &SourcePlan,
+    offset: &StoredOffset,
+    server: Server,
+    definitions: DefinitionPlan,
+) -> Result<StreamPlan, ConnectorError> {
+    Ok(StreamPlan {
+        connection: plan.connection.clone(),
+        flavour: server.flavour,
+        server_uuid: offset.server_uuid.clone(),
+        server_id: plan.server_id,
+        from: offset.position()?,
+        tables: plan.tables.clone(),
+        definitions: plan.include_schema_changes.then_some(definitions),
+        batch_bytes: plan.batch_bytes,
+        queue_bytes: plan.queue_bytes,
+        heartbeat_interval: plan.heartbeat_interval,
+    })
 }
 
 fn other_flavour(stored: &str, server: Server) -> ConnectorError {

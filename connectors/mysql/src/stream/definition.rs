@@ -8,6 +8,9 @@
 use super::lexer::{Lexer, Quoting, Token};
 use crate::ident::TableName;
 
+/// A table: database and name.
+pub type Name = (String, String);
+
 /// What happens to a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -31,9 +34,9 @@ pub enum Target {
         /// What happens to it.
         action: Action,
         /// Its database and name, after the statement.
-        name: (String, String),
+        name: Name,
         /// What it was called before, where that changed.
-        was: Option<(String, String)>,
+        was: Option<Name>,
     },
 }
 
@@ -152,7 +155,7 @@ impl Reading<'_> {
     }
 
     /// Of the clauses of an `ALTER TABLE`: the table's new name, and the table that it exchanges a partition with.
-    fn clauses(&mut self) -> (Option<(String, String)>, Option<(String, String)>) {
+    fn clauses(&mut self) -> (Option<Name>, Option<Name>) {
         let (mut renamed, mut exchanged, mut depth) = (None, None, 0_u32);
         let mut begins = true;
         loop {
@@ -195,7 +198,7 @@ impl Reading<'_> {
             }
         }
         let several = names.len() > 1;
-        let part = |name: (String, String)| Part {
+        let part = |name: Name| Part {
             text: several.then(|| format!("DROP TABLE {condition}{}", TableName::new(&name.0, &name.1))),
             target: Target::Table { action: Action::Drop, name, was: None },
         };
@@ -220,7 +223,7 @@ impl Reading<'_> {
             }
         }
         let several = pairs.len() > 1;
-        let part = |(was, name): ((String, String), (String, String))| Part {
+        let part = |(was, name): (Name, Name)| Part {
             text: several.then(|| {
                 let (from, to) = (TableName::new(&was.0, &was.1), TableName::new(&name.0, &name.1));
                 format!("RENAME TABLE {from} TO {to}")
@@ -266,7 +269,7 @@ impl Reading<'_> {
     }
 
     /// `table` or `database.table`
-    fn table(&mut self) -> Option<(String, String)> {
+    fn table(&mut self) -> Option<Name> {
         let first = self.lexer.name()?.into_owned();
         let (database, table) = if self.lexer.eat_sign('.') {
             (first, self.lexer.name()?.into_owned())
@@ -290,7 +293,7 @@ impl Reading<'_> {
     }
 }
 
-fn one(action: Action, name: (String, String)) -> Option<Vec<Part>> {
+fn one(action: Action, name: Name) -> Option<Vec<Part>> {
     Some(vec![Part { target: Target::Table { action, name, was: None }, text: None }])
 }
 
@@ -304,7 +307,7 @@ mod tests {
     }
 
     fn read_in(text: &str, context: &Context<'_>) -> Vec<String> {
-        let dotted = |(database, table): &(String, String)| format!("{database}.{table}");
+        let dotted = |(database, table): &Name| format!("{database}.{table}");
         let line = |part: Part| {
             let text = part.text.map_or_else(String::new, |text| format!(": {text}"));
             match part.target {
