@@ -265,3 +265,18 @@ fn truncate_refused() -> RecordError {
     let message = "the source table was truncated and `truncate` is `fail`";
     RecordError::new(Stage::TaskPut, "TRUNCATE_REFUSED", message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{SchemaBuilder, SchemaType};
+
+    #[test]
+    fn a_statement_that_defined_a_table_is_no_row() {
+        let text = SchemaBuilder::new(SchemaType::String).optional().build();
+        let value = SchemaBuilder::structure().field("ddl", text);
+        assert!(shape_of(&value.clone().name("shop.statements").build()).is_ok());
+        let refused = shape_of(&value.name("io.debezium.connector.mariadb.SchemaChangeValue").build());
+        assert_eq!(refused.unwrap_err().code, "SCHEMA_CHANGE_EVENT");
+    }
+}

@@ -168,6 +168,7 @@ impl ChangeSet for StreamChanges {
             };
             match entry.kind {
                 EntryKind::Truncate => lend(Change::Truncate)?,
+                // Statements were lent above.
                 EntryKind::Row(_) | EntryKind::Definition => {
                     let images = images(plan, widths, &self.arena, (entry, info), &mut cells)?;
                     lend(images.change()?)?;

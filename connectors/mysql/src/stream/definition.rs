@@ -407,4 +407,18 @@ mod tests {
         assert!(!holds("ALTER TABLE users ADD password VARCHAR(60), ADD `connection` INT"));
         assert!(!holds("CREATE TABLE t (connection VARCHAR(9) DEFAULT 'engine=spider') ENGINE=InnoDB"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read(words in proptest::collection::vec(WORDS, 0..12), mode: u64, lower_case: bool) {
+            let text = words.join(" ");
+            let context = Context { database: "d", quoting: Quoting::of(mode), lower_case };
+            for part in parse(&text, &context) {
+                proptest::prop_assert!(!part.target.database().is_empty() || text.contains(['`', '"']));
+            }
+            may_hold_secret(&text, context.quoting);
+        }
+    }
+
+    const WORDS: &str = "alter|create|drop|rename|table|index|database|if|exists|on|to|set statement|for|exchange partition|,|\\(|\\)|=|\\.|`\\PC{0,4}|\"\\PC{0,4}|'\\PC{0,4}|/\\*!?|\\*/|--|#|\\PC{0,6}";
 }
