@@ -10,7 +10,7 @@
 //! stops at the first change of an unknown table; [`EventEncoder::encode`] registers the table and visits again from there.
 //!
 //! **Transforms.** Where the connector has some, a change's records go through them one by one before any reaches the batch
-//! ([`super::chained`]), and what is registered is what comes out.
+//! ([`super::chained`]), and what is registered is what comes out. Records that are no rows ([`Change::Message`]) pass them by.
 
 use std::{
     collections::HashMap,
@@ -211,7 +211,8 @@ impl EventEncoder {
             }
         }
         let plan = EnvelopePlan::compile(&schema);
-        let route = if self.chain.is_some() {
+        // Steps are made for rows, and would fail at what has none.
+        let route = if self.chain.is_some() && schema.envelope.is_envelope() {
             let key = schema.key.as_ref().map(|key| AvroDecoder::new(Arc::clone(key)));
             Route::Chain { key, value: AvroDecoder::new(Arc::clone(&schema.envelope)) }
         } else {

@@ -169,7 +169,7 @@ const OWN_FIELDS: [FieldDoc; 15] = [
          columns after the statement where the server can show that nothing has changed them since, which it can while the connector \
          keeps up; else its `table` is null: it is never guessed. `ddl` is the text as it stands in the binlog; it is null where it may \
          hold the password of another server (engines FEDERATED, CONNECT, SPIDER). Of users, grants, views, routines, sequences, \
-         temporary tables, and of tables that are not captured, nothing is delivered. A sink's `topics: [<topic_prefix>.*]` leaves this topic out.",
+         temporary tables, and of tables that are not captured, nothing is delivered. The connector's transforms are for rows and do not see these records. A sink's `topics: [<topic_prefix>.*]` leaves this topic out.",
         "false",
     ),
     FieldDoc::optional(
