@@ -10,7 +10,7 @@
 //! stops at the first change of an unknown table; [`EventEncoder::encode`] registers the table and visits again from there.
 //!
 //! **Transforms.** Where the connector has some, a change's records go through them one by one before any reaches the batch
-//! ([`super::chained`]), and what is registered is what comes out.
+//! ([`super::chained`]), and what is registered is what comes out. Records that are no rows ([`Change::Message`]) pass them by.
 
 use std::{
     collections::HashMap,
@@ -211,7 +211,8 @@ impl EventEncoder {
             }
         }
         let plan = EnvelopePlan::compile(&schema);
-        let route = if self.chain.is_some() {
+        // Steps are made for rows, and would fail at what has none.
+        let route = if self.chain.is_some() && schema.envelope.is_envelope() {
             let key = schema.key.as_ref().map(|key| AvroDecoder::new(Arc::clone(key)));
             Route::Chain { key, value: AvroDecoder::new(Arc::clone(&schema.envelope)) }
         } else {
@@ -318,6 +319,7 @@ impl Push<'_> {
                 Ok(())
             }
             Change::Rekey { before, after } => self.rekey(before, after),
+            Change::Message { value } => self.message(value),
             Change::Truncate => {
                 let Scratch { value, unavailable, staged, .. } = &mut *self.scratch;
                 let images = Images { op: Op::Truncate, before: None, after: None };
@@ -339,6 +341,19 @@ impl Push<'_> {
         self.table.fits(key, value, &[&headers, self.common])?;
         let mut out = Out { group: self.group, common: self.common, staged };
         out.append(self.table, self.view, (Some(key), Some(value), &headers));
+        Ok(())
+    }
+
+    /// A record whose value is whole as it is.
+    fn message(&mut self, whole: &dyn RowView) -> Result<(), RecordError> {
+        let Scratch { key, value, staged, .. } = &mut *self.scratch;
+        self.table.key(whole, key)?;
+        value.clear();
+        put_frame_header(self.table.ids().1, value);
+        self.table.plan.encode_message(whole, value)?;
+        self.table.fits(key, value, &[self.common])?;
+        let mut out = Out { group: self.group, common: self.common, staged };
+        out.append(self.table, self.view, (Some(key), Some(value), &[]));
         Ok(())
     }
 

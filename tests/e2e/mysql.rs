@@ -1,5 +1,5 @@
 //! MySQL and MariaDB as sources, under SIGKILL: each committed change is once in its topic, in the order of its key's commits, and
-//! the PostgreSQL target equals the source.
+//! the PostgreSQL target equals the source. So is each statement that alters a table in the schema-change topic.
 //!
 //! The ledger is written by triggers in the writers' own transactions, into a database that nobody captures.
 
@@ -59,6 +59,7 @@ impl Source {
                 format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"),
                 format!("CREATE DATABASE {audit}"),
                 format!("USE {name}"),
+                "CREATE TABLE defined (id INT PRIMARY KEY)".into(),
                 "CREATE TABLE t (id INT PRIMARY KEY, version BIGINT NOT NULL, amount DECIMAL(12,2), at DATETIME(6), note TEXT)".into(),
                 format!("CREATE TABLE {audit}.ledger (seq BIGINT PRIMARY KEY AUTO_INCREMENT, k INT NOT NULL, version BIGINT)"),
                 format!("CREATE TRIGGER t_i AFTER INSERT ON t FOR EACH ROW BEGIN {new} END"),
@@ -163,6 +164,59 @@ impl Writers {
         }
         self.committed.load(Ordering::SeqCst)
     }
+}
+
+/// Alters a table again and again; answers the statements that succeeded, in order.
+struct Definer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<String>>,
+}
+
+impl Definer {
+    fn start(source: &Source) -> Self {
+        let (port, name, stop) = (source.port, source.name.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let mut conn = open(port, &name).await;
+                let mut done = Vec::new();
+                while !stopped.load(Ordering::SeqCst) {
+                    let statement = match done.len() % 3 {
+                        0 => format!("ALTER TABLE defined COMMENT = 'no {}'", done.len()),
+                        1 => "CREATE INDEX i ON defined (id)".to_owned(),
+                        _ => "DROP INDEX i ON `defined`".to_owned(),
+                    };
+                    conn.query_drop(&statement).await.unwrap();
+                    done.push(statement);
+                    tokio::time::sleep(Duration::from_millis(15)).await;
+                }
+                done
+            })
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
+}
+
+/// The schema-change topic has the tables that were there, then each statement once, in order.
+fn statements_are_there_once(daemon: &Daemon, source: &Source, done: &[String]) -> usize {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut told: Vec<String> = Vec::new();
+    while told.len() < done.len() + 2 && Instant::now() < deadline {
+        let records = daemon.records(source.flavour);
+        assert!(records.iter().all(|record| record.key == json!({ "databaseName": source.name })));
+        let ddl = |record: TopicRecord| record.value["ddl"].as_str().unwrap().to_owned();
+        told = records.into_iter().map(ddl).collect();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (initial, streamed) = told.split_at(told.len().min(2));
+    assert!(initial.iter().all(|ddl| ddl.starts_with("CREATE TABLE `")), "{initial:?}");
+    assert!(streamed == done, "{}: {} statements, {} told", source.flavour, done.len(), streamed.len());
+    streamed.len()
 }
 
 /// One transaction; whether it committed. Writers fight over the same keys, so that some fail.
@@ -318,9 +372,18 @@ fn exactly_once_under_sigkill_from_mysql_and_mariadb() {
         .map(|source| source.ledger().values().flatten().map(|(seq, _)| *seq).max().unwrap())
         .collect();
     let writers: Vec<Writers> = sources.iter().map(|source| Writers::start(source, 3)).collect();
+    let definers: Vec<Definer> = sources.iter().map(Definer::start).collect();
     let in_snapshot = kill_repeatedly(&daemon, &sources);
     let committed: u64 = writers.into_iter().map(Writers::stop).sum();
+    let defined: Vec<Vec<String>> = definers.into_iter().map(Definer::stop).collect();
     daemon.start();
+    for (source, done) in sources.iter().zip(&defined) {
+        let statements = statements_are_there_once(&daemon, source, done);
+        note(&format!(
+            "{}: {statements} statements that define are in their topic once, in order",
+            source.flavour
+        ));
+    }
     for ((source, target), before) in sources.iter().zip(&targets).zip(before) {
         let rows = target_equals_source(&daemon, source, target);
         let records = daemon.records(&format!("{}.{}.t", source.flavour, source.name));

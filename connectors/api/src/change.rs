@@ -34,7 +34,7 @@ pub enum Op {
     Read,
     /// `t`
     Truncate,
-    /// `m`: a logical message.
+    /// `m`: a message that is no row's change.
     Message,
 }
 
@@ -65,7 +65,7 @@ pub struct TableSchema {
     pub key_columns: Vec<usize>,
     /// The row STRUCT (`….Value`).
     pub value: Arc<Schema>,
-    /// The whole envelope (`….Envelope`).
+    /// The whole envelope (`….Envelope`), or what stands in its place in the records of [`Change::Message`].
     pub envelope: Arc<Schema>,
 }
 
@@ -118,6 +118,12 @@ pub enum Change<'a> {
     },
     /// `t`: null key, no images.
     Truncate,
+    /// Something that is no row's change: a statement that defined a table. The record's value is this whole struct, and its key
+    /// is taken from it; the `envelope` of its [`TableSchema`] is no envelope but the struct's schema, as `value` is.
+    Message {
+        /// The record's value.
+        value: &'a dyn RowView,
+    },
 }
 
 impl Change<'_> {
@@ -130,6 +136,7 @@ impl Change<'_> {
             Self::Delete { .. } => Op::Delete,
             Self::Read { .. } => Op::Read,
             Self::Truncate => Op::Truncate,
+            Self::Message { .. } => Op::Message,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rowstream_api::{Op, RecordError, RowView, Schema, Stage, TableSchema, ValueRef};
 
 use crate::{
-    encode::{FieldNode, Kind, Node, mismatch, or_undo},
+    encode::{EncodePlan, FieldNode, Kind, Node, mismatch, or_undo},
     wire::{put_bytes, put_long},
 };
 
@@ -33,6 +33,8 @@ pub struct EnvelopePlan {
     table: Arc<TableSchema>,
     key: Vec<(usize, FieldNode)>,
     slots: Vec<Slot>,
+    /// The same value schema for records that are no events of rows.
+    message: EncodePlan,
 }
 
 /// One field of the envelope.
@@ -65,7 +67,8 @@ impl EnvelopePlan {
             (column, FieldNode { name: field.name.clone(), node: Node::compile(&field.schema) })
         });
         let slots = table.envelope.fields().iter().map(|field| Slot::compile(&field.name, &field.schema));
-        Self { table: table.clone(), key: key.collect(), slots: slots.collect() }
+        let message = EncodePlan::compile(&table.envelope);
+        Self { table: table.clone(), key: key.collect(), slots: slots.collect(), message }
     }
 
     /// The table it was compiled from.
@@ -101,6 +104,14 @@ impl EnvelopePlan {
             Ok(())
         });
         written.map_err(|error| RecordError { stage: Stage::KeyConverter, ..error })
+    }
+
+    /// Appends the value of a record that is no event of a row.
+    ///
+    /// # Errors
+    /// It does not fit the schema; `out` is as before.
+    pub fn encode_message(&self, value: &dyn RowView, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.message.encode_row(value, out, &mut Vec::new())
     }
 
     /// Appends an envelope. The indices of the new row's columns that were `Unavailable` are added to `unavailable`; in

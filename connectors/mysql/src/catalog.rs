@@ -84,6 +84,12 @@ impl Catalog {
         self.charsets.get(&collation).map(String::as_str)
     }
 
+    /// The charsets of all collations that are supported.
+    #[must_use]
+    pub fn charset_table(&self) -> HashMap<u32, Charset> {
+        self.charsets.iter().filter_map(|(id, name)| Some((*id, Charset::of(name)?))).collect()
+    }
+
     /// What is known of a column.
     #[must_use]
     pub fn column(&self, database: &str, table: &str, name: &str) -> Option<&CatalogColumn> {

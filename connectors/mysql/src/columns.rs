@@ -20,6 +20,9 @@ use crate::{
     wire::table_map::{ColumnShape, TableShape, column},
 };
 
+/// So long a statement may keep a table locked that we have to ask about.
+const LOCK_WAIT_SECONDS: u32 = 10;
+
 /// The table's shape with the names, keys and labels of the catalog.
 ///
 /// # Errors
@@ -45,8 +48,7 @@ pub async fn verified(
     complete(&table.shape, &described).ok_or_else(|| unknown(table, "its columns have other types"))
 }
 
-/// The columns, and a position that no statement about them is on both sides of: a statement holds its lock on the table from before
-/// it changes the catalog until it is in the binlog.
+/// The columns, and a position that no statement about them is on both sides of.
 async fn present(
     table: &StreamTable,
     catalog: &mut Catalog,
@@ -54,18 +56,42 @@ async fn present(
     server: Server,
 ) -> Result<(Option<TableShape>, BinlogPosition), ConnectorError> {
     let (database, name) = (&table.shape.database, &table.shape.table);
-    conn.query_drop("SET lock_wait_timeout = 10").await.map_err(from_mysql)?;
+    let described = match lock(conn, (database, name), LOCK_WAIT_SECONDS).await? {
+        true => catalog.describe(conn, database, name).await?,
+        false => None,
+    };
+    Ok((described, unlock(conn, server).await?))
+}
+
+/// Keeps a table from being defined anew until [`unlock`], waiting for at most so many seconds; answers whether it is there. A statement
+/// holds its own lock on the table from before it changes the catalog until it is in the binlog. After an error the connection is of no
+/// use any more.
+///
+/// # Errors
+/// The server's; the table is locked for longer.
+pub async fn lock(
+    conn: &mut Conn,
+    (database, name): (&str, &str),
+    seconds: u32,
+) -> Result<bool, ConnectorError> {
+    conn.query_drop(format!("SET lock_wait_timeout = {seconds}")).await.map_err(from_mysql)?;
     conn.query_drop("START TRANSACTION READ ONLY").await.map_err(from_mysql)?;
     let lock = format!("SELECT 1 FROM {} LIMIT 0", TableName::new(database, name));
-    let locked = conn.query_drop(lock).await.map_err(from_mysql);
-    let described = match locked {
-        Ok(()) => catalog.describe(conn, database, name).await?,
-        Err(error) if error.code == "MYSQL_NO_TABLE" => None,
-        Err(error) => return Err(error),
-    };
+    match conn.query_drop(lock).await.map_err(from_mysql) {
+        Ok(()) => Ok(true),
+        Err(error) if error.code == "MYSQL_NO_TABLE" => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets go of what [`lock`] holds; answers the binlog's position while it was held.
+///
+/// # Errors
+/// The server's.
+pub async fn unlock(conn: &mut Conn, server: Server) -> Result<BinlogPosition, ConnectorError> {
     let upto = setup::binlog_status(conn, server).await?;
     conn.query_drop("COMMIT").await.map_err(from_mysql)?;
-    Ok((described, upto))
+    Ok(upto)
 }
 
 fn unknown(table: &StreamTable, why: &str) -> ConnectorError {

@@ -6,7 +6,7 @@
 //! The source, in reading order: [`source_config`], [`source`] (the task), [`setup`] and [`preflight`] (what must hold upstream),
 //! [`wire`] (the protocol) and [`transport`] (its connection), [`stream`] (changes), [`snapshot`] (rows that are there already), [`catalog`], [`columns`],
 //! [`tables`], [`table`], [`types`] and
-//! [`mod@tuple`] (what a row is), [`offset`] (what a position is), [`monitor`] (gauges).
+//! [`mod@tuple`] (what a row is), [`schema_change`] (statements that define tables, as records), [`offset`] (what a position is), [`monitor`] (gauges).
 //!
 //! The sink: [`sink_config`] and [`sink`].
 
@@ -18,6 +18,7 @@ pub mod ident;
 pub mod monitor;
 pub mod offset;
 pub mod preflight;
+pub mod schema_change;
 pub mod setup;
 pub mod sink;
 pub mod sink_config;

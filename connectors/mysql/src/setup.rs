@@ -94,6 +94,16 @@ pub async fn server_uuid(conn: &mut Conn, flavour: Flavour) -> Result<String, Co
     Ok(uuid.unwrap_or_default())
 }
 
+/// Whether the server stores the names of tables in lower case, however they are written.
+///
+/// # Errors
+/// The server's.
+pub async fn stores_lower_case(conn: &mut Conn) -> Result<bool, ConnectorError> {
+    let setting: Option<u8> =
+        conn.query_first("SELECT @@global.lower_case_table_names").await.map_err(from_mysql)?;
+    Ok(setting == Some(1))
+}
+
 /// `gtid_executed`; `None` while GTIDs are off.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::{
 use mysql_async::Conn;
 use rowstream_api::{
     Chain, Class, ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector,
-    SourceOffsets, SourceTask, TaskContext,
+    SourceOffsets, SourceTask, TableSchema, TaskContext,
     snapshot::{OnDemand, Report, Settings, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
@@ -20,12 +20,20 @@ use crate::{
     connection::{Flavour, Server},
     monitor,
     offset::{StoredOffset, partition},
-    preflight, setup,
+    preflight,
+    schema_change::{
+        self, Message,
+        initial::{self, InitialTables},
+        structure::Structure,
+    },
+    setup,
     snapshot::{self, MySql, Progress, rows::SnapshotRows, table::is_chunkable},
     source_config::{SnapshotConfig, SnapshotMode, SourceConfig, SourcePlan},
     stream::{
-        batch::RawBatch,
+        assemble::DefinitionPlan,
+        batch::{Definition, RawBatch},
         changes::{SourceNames, StreamChanges},
+        definition::{Action, Target},
         position::BinlogPosition,
         reader::{Reader, StreamPlan},
     },
@@ -94,11 +102,15 @@ pub struct BinlogSourceTask {
     offset: StoredOffset,
     /// A position that must be stored before anything else happens.
     announce: bool,
+    /// What is delivered with the first position.
+    initial: Option<InitialTables>,
     /// A batch that was taken from the queue and not yielded yet.
     pending: Option<RawBatch>,
     /// The position is of the server that is streaming: a batch came from it.
     heard: bool,
     tables: TablePlans,
+    /// Where statements go.
+    schema_changes: Arc<TableSchema>,
     names: Arc<SourceNames>,
     snapshot: Option<SnapshotRun<MySql>>,
     /// Owns the monitor.
@@ -134,17 +146,11 @@ impl BinlogSourceTask {
             offset.take_in(captured.into_iter().filter(|(database, name)| !known.matches(database, name)));
         }
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
-        let stream = StreamPlan {
-            connection: plan.connection.clone(),
-            flavour: server.flavour,
-            server_uuid: offset.server_uuid.clone(),
-            server_id: plan.server_id,
-            from: offset.position()?,
-            tables: plan.tables.clone(),
-            batch_bytes: plan.batch_bytes,
-            queue_bytes: plan.queue_bytes,
-            heartbeat_interval: plan.heartbeat_interval,
+        let definitions = DefinitionPlan {
+            lower_case: setup::stores_lower_case(&mut conn).await?,
+            charsets: Arc::new(catalog.charset_table()),
         };
+        let stream = stream_plan(&plan, &offset, server, definitions)?;
         let reader = Reader::start(stream.clone()).await?;
         if offset.server_uuid != uuid {
             // Another server of the topology: its files are others. What was seen can't be told any more, and comes twice.
@@ -156,6 +162,15 @@ impl BinlogSourceTask {
         let mut watching = JoinSet::new();
         watching.spawn(monitor::watch(plan.clone(), cx.gauges.clone(), Arc::clone(&reader.control)));
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
+        let schema_changes = schema_change::topic(&plan.topic_prefix, server.flavour);
+        let mut initial = None;
+        if announce && plan.include_schema_changes {
+            // Those that the snapshot will read; without one, none.
+            let tables = offset.snapshot.as_ref().map_or(&[][..], |progress| &progress.todo);
+            let to = (Arc::clone(&names), Arc::clone(&schema_changes));
+            let (same_conn, read) = initial::read((conn, server), &stream, tables, to).await?;
+            (conn, initial) = (same_conn, Some(read));
+        }
         let tables = TablePlans::new(catalog, (conn, server), stream);
         Ok(Self {
             plan,
@@ -163,9 +178,11 @@ impl BinlogSourceTask {
             reader,
             offset,
             announce,
+            initial,
             pending: None,
             heard: false,
             tables,
+            schema_changes,
             names,
             snapshot: None,
             _watching: watching,
@@ -204,7 +221,11 @@ impl BinlogSourceTask {
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
         loop {
             if std::mem::take(&mut self.announce) {
-                return self.position_only();
+                let mut batch = self.position_only()?;
+                if let Some(initial) = self.initial.take() {
+                    batch.changes = Box::new(initial);
+                }
+                return Ok(batch);
             }
             self.steer_snapshot()?;
             if self.describe_tables().await?.is_break() {
@@ -241,8 +262,26 @@ impl BinlogSourceTask {
                 run.shape_changed((&table.shape.database, &table.shape.table));
             }
         }
+        let structures = self.structures().await;
         let Some(raw) = self.pending.take() else { return self.position_only() };
-        self.yielded(raw, tables)
+        self.yielded(raw, tables, structures)
+    }
+
+    /// The tables that the pending batch's statements defined, as they were right after them.
+    async fn structures(&mut self) -> Vec<Option<Structure>> {
+        let definitions = self.pending.as_ref().map_or(&[][..], |raw| &raw.rows.definitions);
+        let mut structures = Vec::with_capacity(definitions.len());
+        for Definition { target, ends, .. } in definitions {
+            structures.push(match target {
+                Target::Table { action: Action::Create | Action::Alter, name: (database, table), .. }
+                    if self.plan.tables.matches(database, table) =>
+                {
+                    self.tables.structure_after((database, table), ends, &self.plan).await
+                }
+                Target::Table { .. } | Target::Database(_) => None,
+            });
+        }
+        structures
     }
 
     /// Tells the snapshot how its tables look. Breaks when its run ended.
@@ -339,6 +378,7 @@ impl BinlogSourceTask {
         &mut self,
         raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
+        structures: Vec<Option<Structure>>,
     ) -> Result<SourceBatch, ConnectorError> {
         if let (Some(run), Some(progress)) = (&mut self.snapshot, &mut self.offset.snapshot) {
             snapshot::tell(run, progress, &raw, &tables)?;
@@ -373,6 +413,8 @@ impl BinlogSourceTask {
         if self.plan.snapshot.mode == SnapshotMode::InitialOnly && !is_reading {
             entries.clear();
         }
+        let at_ms = now_us().div_euclid(1000);
+        let defined = raw.rows.definitions.into_iter().zip(structures);
         let widths = raw.rows.tables.iter().map(|table| table.widths.clone());
         let changes = StreamChanges {
             tables: tables
@@ -385,6 +427,10 @@ impl BinlogSourceTask {
             events: raw.rows.events,
             transactions: raw.transactions,
             unread,
+            messages: defined
+                .map(|(definition, structure)| Message { definition, structure, at_ms })
+                .collect(),
+            topic: Arc::clone(&self.schema_changes),
             names: Arc::clone(&self.names),
         };
         Ok(SourceBatch {
@@ -401,6 +447,26 @@ impl BinlogSourceTask {
             ends_transaction: self.offset.partial.is_none(),
         })
     }
+}
+
+fn stream_plan(
+    plan: &SourcePlan,
+    offset: &StoredOffset,
+    server: Server,
+    definitions: DefinitionPlan,
+) -> Result<StreamPlan, ConnectorError> {
+    Ok(StreamPlan {
+        connection: plan.connection.clone(),
+        flavour: server.flavour,
+        server_uuid: offset.server_uuid.clone(),
+        server_id: plan.server_id,
+        from: offset.position()?,
+        tables: plan.tables.clone(),
+        definitions: plan.include_schema_changes.then_some(definitions),
+        batch_bytes: plan.batch_bytes,
+        queue_bytes: plan.queue_bytes,
+        heartbeat_interval: plan.heartbeat_interval,
+    })
 }
 
 fn other_flavour(stored: &str, server: Server) -> ConnectorError {

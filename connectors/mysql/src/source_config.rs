@@ -22,6 +22,9 @@ pub struct SourceConfig {
     /// Our id as a replica.
     #[serde(default)]
     pub server_id: Option<u32>,
+    /// Whether statements that define tables are delivered, too.
+    #[serde(default = "include_schema_changes")]
+    pub include_schema_changes: bool,
     /// Snapshot.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
@@ -113,6 +116,10 @@ impl From<TypesConfig> for TypeOptions {
     }
 }
 
+fn include_schema_changes() -> bool {
+    true
+}
+
 fn batch_bytes() -> ByteSize {
     ByteSize(1 << 20)
 }
@@ -126,7 +133,7 @@ fn retention_min() -> Duration {
     Duration::from_secs(24 * 3600)
 }
 
-const OWN_FIELDS: [FieldDoc; 14] = [
+const OWN_FIELDS: [FieldDoc; 15] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -157,6 +164,20 @@ const OWN_FIELDS: [FieldDoc; 14] = [
         None,
         "Our id among the server's replicas; derived from `topic_prefix` when not given. It must be free: the server cuts off the older of two replicas with the same id.",
         "5401",
+    ),
+    FieldDoc::optional(
+        "include_schema_changes",
+        FieldKind::Bool,
+        Some("true"),
+        "Debezium's `include.schema.changes`: whether each statement that makes, alters, renames, truncates or drops a captured table, or a \
+         database that has some, is delivered, too. It goes to the topic `<topic_prefix>` in Debezium's format, with the database as \
+         its key, exactly once and, among the statements of a database, in order. A statement about several tables is one event for each that is \
+         captured. A snapshot begins with a `CREATE TABLE` of each table that it reads. `tableChanges` holds a table's \
+         columns after the statement where the server can show that nothing has changed them since, which it can while the connector \
+         keeps up; else its `table` is null: it is never guessed. `ddl` is the text as it stands in the binlog; it is null where it may \
+         hold the password of another server (engines FEDERATED, CONNECT, SPIDER). Of users, grants, views, routines, sequences, \
+         temporary tables, and of tables that are not captured, nothing is delivered. The connector's transforms are for rows and do not see these records. A sink's `topics: [<topic_prefix>.*]` leaves this topic out.",
+        "false",
     ),
     FieldDoc::optional(
         "snapshot.mode",
@@ -276,6 +297,8 @@ pub struct SourcePlan {
     pub flavour: Flavour,
     /// Our id as a replica.
     pub server_id: u32,
+    /// Whether statements that define tables are delivered, too.
+    pub include_schema_changes: bool,
     /// The snapshot.
     pub snapshot: SnapshotConfig,
     /// Types.
@@ -325,6 +348,7 @@ impl SourceConfig {
                 tables,
                 flavour,
                 server_id,
+                include_schema_changes: self.include_schema_changes,
                 snapshot: self.snapshot,
                 types: self.types.into(),
                 row_metadata: self.row_metadata,
@@ -391,6 +415,18 @@ impl TableFilter {
         any(&self.include) && !any(&self.exclude)
     }
 
+    /// Whether tables of a database can be captured.
+    #[must_use]
+    pub fn reaches(&self, database: &str) -> bool {
+        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
+            return false;
+        }
+        self.include.iter().any(|pattern| {
+            let (of, _) = pattern.split_once('.').unwrap_or_default();
+            glob(of.as_bytes(), database.as_bytes())
+        })
+    }
+
     /// Whether a statement, run in `database`, may change a captured table. Errs on the side of yes.
     #[must_use]
     pub fn may_concern(&self, database: &str, text: &str) -> bool {
@@ -442,8 +478,9 @@ mod tests {
         assert!(
             filter.may_concern("shop", "insert into t") && filter.may_concern("other", "insert into shop.t")
         );
-        let all = TablesConfig { include: vec!["*.*".into()], exclude: vec![] };
-        assert!(!TableFilter::new(&all).unwrap().matches("mysql", "user"));
+        assert!(filter.reaches("shop") && filter.reaches("abc") && !filter.reaches("other"));
+        let all = TableFilter::new(&TablesConfig { include: vec!["*.*".into()], exclude: vec![] }).unwrap();
+        assert!(!all.matches("mysql", "user") && !all.reaches("mysql"));
         assert!(TableFilter::new(&TablesConfig { include: vec!["orders".into()], exclude: vec![] }).is_err());
     }
 }

@@ -150,7 +150,17 @@ fn optional(ty: SchemaType) -> Arc<Schema> {
     SchemaBuilder::new(ty).optional().build()
 }
 
-fn source_schema(flavour: Flavour) -> Arc<Schema> {
+/// The schema of the `source` block.
+#[must_use]
+pub fn source_schema(flavour: Flavour) -> Arc<Schema> {
+    let made = match flavour {
+        Flavour::MySql => &MYSQL_SOURCE,
+        Flavour::MariaDb => &MARIADB_SOURCE,
+    };
+    Arc::clone(made)
+}
+
+fn make_source_schema(flavour: Flavour) -> Arc<Schema> {
     let snapshot = SchemaBuilder::new(SchemaType::String)
         .name("io.debezium.data.Enum")
         .version(1)
@@ -184,8 +194,8 @@ fn source_schema(flavour: Flavour) -> Arc<Schema> {
         .build()
 }
 
-static MYSQL_SOURCE: LazyLock<Arc<Schema>> = LazyLock::new(|| source_schema(Flavour::MySql));
-static MARIADB_SOURCE: LazyLock<Arc<Schema>> = LazyLock::new(|| source_schema(Flavour::MariaDb));
+static MYSQL_SOURCE: LazyLock<Arc<Schema>> = LazyLock::new(|| make_source_schema(Flavour::MySql));
+static MARIADB_SOURCE: LazyLock<Arc<Schema>> = LazyLock::new(|| make_source_schema(Flavour::MariaDb));
 
 static TRANSACTION: LazyLock<Arc<Schema>> = LazyLock::new(|| {
     SchemaBuilder::structure()
@@ -200,16 +210,12 @@ static TRANSACTION: LazyLock<Arc<Schema>> = LazyLock::new(|| {
 
 fn envelope(topic: &str, value: &Arc<Schema>, flavour: Flavour) -> Arc<Schema> {
     let image = value.to_builder().optional().build();
-    let source = match flavour {
-        Flavour::MySql => &MYSQL_SOURCE,
-        Flavour::MariaDb => &MARIADB_SOURCE,
-    };
     SchemaBuilder::structure()
         .name(format!("{topic}.Envelope"))
         .version(2)
         .field("before", Arc::clone(&image))
         .field("after", image)
-        .field("source", Arc::clone(source))
+        .field("source", source_schema(flavour))
         .field("transaction", Arc::clone(&TRANSACTION))
         .field("op", plain(SchemaType::String))
         .field("ts_ms", optional(SchemaType::Int64))

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use mysql_async::Conn;
 use rowstream_api::{
-    ConnectorError,
+    Chain, Class, ConnectorError,
     snapshot::{Table as _, TableName},
 };
 
@@ -12,9 +12,10 @@ use crate::{
     catalog::{self, Catalog},
     columns,
     connection::Server,
+    schema_change::structure::{self, Structure},
     snapshot::{condition, table::SnapshotTable},
     source_config::{RowMetadata, SourcePlan},
-    stream::{batch::StreamTable, reader::StreamPlan},
+    stream::{batch::StreamTable, position::BinlogPosition, reader::StreamPlan},
     table::{self, TablePlan},
     wire::table_map::TableShape,
 };
@@ -174,6 +175,35 @@ impl TablePlans {
         let shape = self.catalog.describe(&mut conn, database, table).await?;
         self.conn = Some(conn);
         Ok(shape)
+    }
+
+    /// A table right after the statement that ends at `after`; `None` where that can't be shown, whatever the reason.
+    pub async fn structure_after(
+        &mut self,
+        name: (&str, &str),
+        after: &BinlogPosition,
+        plan: &SourcePlan,
+    ) -> Option<Structure> {
+        // The first time over a connection that may have been lost while nobody used it.
+        for _ in 0..2 {
+            let asked = async {
+                let mut conn = self.connection(plan).await?;
+                let found =
+                    structure::right_after(name, after, (&mut conn, self.server), &self.stream).await?;
+                self.conn = Some(conn);
+                Ok::<_, ConnectorError>(found)
+            };
+            match asked.await {
+                Ok(found) => return found,
+                Err(error) => {
+                    tracing::debug!(error = %Chain(&error), "a table's structure is not known");
+                    if error.class != Class::Transient {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The connection, or a new one.

@@ -9,10 +9,11 @@ use rowstream_api::{Change, ChangeSet, RowView};
 use rowstream_mysql::{
     catalog::Catalog,
     connection::Flavour,
+    schema_change::{self, Message},
     source_config::{TableFilter, TablesConfig},
     stream::{
-        assemble::Assembler,
-        batch::{RawBatch, StreamTable},
+        assemble::{Assembler, DefinitionPlan},
+        batch::{NO_TABLE, RawBatch, StreamTable},
         changes::{SourceNames, StreamChanges},
         position::{BinlogPosition, Position},
     },
@@ -31,7 +32,8 @@ fuzz_target!(|bytes: &[u8]| {
         partial: None,
         prepared: Vec::new(),
     };
-    let mut assembler = Assembler::new(from, TableFilter::new(&tables).unwrap(), Flavour::MySql);
+    let mut assembler = Assembler::new(from, TableFilter::new(&tables).unwrap(), Flavour::MySql)
+        .with_definitions(Some(DefinitionPlan::default()));
     let mut rest = bytes;
     while let Some((mut event, behind)) = split(rest) {
         rest = behind;
@@ -68,8 +70,13 @@ fn read(batch: RawBatch) {
         Some((Arc::new(plan), table.widths.clone()))
     };
     let tables: Vec<_> = batch.rows.tables.iter().map(plan).collect();
-    let named = |event: u32| tables[batch.rows.events[event as usize].table as usize].is_some();
+    let named = |event: u32| {
+        let table = batch.rows.events[event as usize].table;
+        table == NO_TABLE || tables[table as usize].is_some()
+    };
     let entries = batch.rows.entries.iter().copied().filter(|entry| named(entry.event)).collect();
+    let definitions = batch.rows.definitions.into_iter();
+    let messages = definitions.map(|definition| Message { definition, structure: None, at_ms: 0 }).collect();
     let changes = StreamChanges {
         unread: vec![false; tables.len()],
         tables,
@@ -77,6 +84,8 @@ fn read(batch: RawBatch) {
         entries,
         events: batch.rows.events,
         transactions: batch.transactions,
+        messages,
+        topic: schema_change::topic("fuzz", Flavour::MySql),
         names: Arc::new(SourceNames { server: "fuzz".to_owned(), flavour: Flavour::MySql }),
     };
     drop(changes.visit(&mut |view| {
@@ -86,6 +95,7 @@ fn read(batch: RawBatch) {
             Change::Rekey { before, after } => (Some(before), Some(after)),
             Change::Delete { before } => (Some(before), None),
             Change::Truncate => (None, None),
+            Change::Message { value } => (None, Some(value)),
         };
         for row in old.iter().chain(&new) {
             for index in 0..row.schema().fields().len() {

@@ -65,8 +65,11 @@ impl Shape {
 /// Finds things in a value schema.
 ///
 /// # Errors
-/// It is no struct with fields.
+/// It is no struct with fields, or that of statements that define tables.
 pub fn shape_of(schema: &Arc<Schema>) -> Result<Shape, RecordError> {
+    if schema.name().is_some_and(|name| name.ends_with(".SchemaChangeValue")) {
+        return Err(schema_change());
+    }
     let index = |name: &str| schema.field(name).map(|(index, _)| index);
     let envelope = match (schema.is_envelope(), schema.field("op"), schema.field("after")) {
         (true, Some((op, _)), Some((after, _))) => {
@@ -252,7 +255,28 @@ fn unknown_op() -> RecordError {
     RecordError::new(Stage::TaskPut, "ENVELOPE_INVALID", message)
 }
 
+fn schema_change() -> RecordError {
+    let message = "the record tells of a statement that defined a table, it is no row: its topic is the schema-change topic of a MySQL or \
+                   MariaDB source (named as its `topic_prefix`); leave it out of the sink's `topics`, as `<topic_prefix>.*` does";
+    RecordError::new(Stage::TaskPut, "SCHEMA_CHANGE_EVENT", message)
+}
+
 fn truncate_refused() -> RecordError {
     let message = "the source table was truncated and `truncate` is `fail`";
     RecordError::new(Stage::TaskPut, "TRUNCATE_REFUSED", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{SchemaBuilder, SchemaType};
+
+    #[test]
+    fn a_statement_that_defined_a_table_is_no_row() {
+        let text = SchemaBuilder::new(SchemaType::String).optional().build();
+        let value = SchemaBuilder::structure().field("ddl", text);
+        assert!(shape_of(&value.clone().name("shop.statements").build()).is_ok());
+        let refused = shape_of(&value.name("io.debezium.connector.mariadb.SchemaChangeValue").build());
+        assert_eq!(refused.unwrap_err().code, "SCHEMA_CHANGE_EVENT");
+    }
 }

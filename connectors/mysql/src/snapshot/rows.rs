@@ -182,25 +182,8 @@ impl ChangeSet for SnapshotRows {
         let Delivered { rows, marks } = &self.delivered;
         let (plan, n) = (&rows.plan, rows.len());
         for (index, row) in rows.rows().enumerate() {
-            let source = [
-                ValueRef::str(VERSION),
-                ValueRef::str(connector_name(self.names.flavour)),
-                ValueRef::str(&self.names.server),
-                ValueRef::Int(self.read_at_us.div_euclid(1000)),
-                ValueRef::str(marks.marker(index, n)),
-                ValueRef::str(&plan.shape.database),
-                ValueRef::Null,
-                ValueRef::Int(self.read_at_us),
-                ValueRef::Int(self.read_at_us.saturating_mul(1000)),
-                ValueRef::str(&plan.shape.table),
-                ValueRef::Int(0),
-                ValueRef::Null,
-                ValueRef::str(&self.at.file),
-                ValueRef::Int(signed(self.at.offset)),
-                ValueRef::Int(0),
-                ValueRef::Null,
-                ValueRef::Null,
-            ];
+            let of = (plan.shape.database.as_str(), Some(plan.shape.table.as_str()));
+            let source = source_block(&self.names, of, marks.marker(index, n), (&self.at, self.read_at_us));
             visitor(ChangeView {
                 table: &plan.schema,
                 change: Change::Read { after: &row },
@@ -211,4 +194,33 @@ impl ChangeSet for SnapshotRows {
         }
         Ok(())
     }
+}
+
+/// The `source` block of what was read, not streamed.
+#[must_use]
+pub fn source_block<'a>(
+    names: &'a SourceNames,
+    (database, table): (&'a str, Option<&'a str>),
+    marker: &'a str,
+    (at, read_at_us): (&'a BinlogPosition, i64),
+) -> [ValueRef<'a>; 17] {
+    [
+        ValueRef::str(VERSION),
+        ValueRef::str(connector_name(names.flavour)),
+        ValueRef::str(&names.server),
+        ValueRef::Int(read_at_us.div_euclid(1000)),
+        ValueRef::str(marker),
+        ValueRef::str(database),
+        ValueRef::Null,
+        ValueRef::Int(read_at_us),
+        ValueRef::Int(read_at_us.saturating_mul(1000)),
+        table.map_or(ValueRef::Null, ValueRef::str),
+        ValueRef::Int(0),
+        ValueRef::Null,
+        ValueRef::str(&at.file),
+        ValueRef::Int(signed(at.offset)),
+        ValueRef::Int(0),
+        ValueRef::Null,
+        ValueRef::Null,
+    ]
 }

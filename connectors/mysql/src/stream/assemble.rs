@@ -6,12 +6,14 @@
 //! known by its id (or, while ids are off, by where it begins), and exactly `ordinal` of its rows are skipped.
 
 //!
-//! Reading order: [`rows`], [`statements`], [`decisions`] (XA).
+//! Reading order: [`rows`], [`statements`], [`definitions`], [`decisions`] (XA).
 
 mod decisions;
+mod definitions;
 mod rows;
 mod statements;
 
+pub use definitions::DefinitionPlan;
 pub(super) use statements::unpack_query;
 
 use std::{collections::HashMap, sync::Arc};
@@ -77,6 +79,8 @@ pub struct Assembler {
     held: HeldTransactions,
     /// Statements that define something, so far.
     definitions: u64,
+    /// How they are passed on, if they are.
+    passed_on: Option<DefinitionPlan>,
     /// The transaction whose decision could not be taken in, because nobody knows its rows.
     unknown: Option<String>,
     payload: Option<compressed::PayloadEvents>,
@@ -102,6 +106,7 @@ impl Assembler {
             awaited: from.partial,
             held: HeldTransactions::default(),
             definitions: 0,
+            passed_on: None,
             unknown: None,
             payload: None,
         }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use rowstream_api::{ConnectorError, queue};
 
-use super::position::{BinlogPosition, Position};
+use super::{
+    definition::Target,
+    position::{BinlogPosition, Position},
+};
 use crate::{
     transport::connection::malformed,
     wire::{
@@ -35,6 +38,22 @@ pub enum EntryKind {
     Row(Operation),
     /// TRUNCATE of a table.
     Truncate,
+    /// A statement that defined something: the one at `start` of the batch's definitions. Its event has [`NO_TABLE`].
+    Definition,
+}
+
+/// In place of a table's index: there is none.
+pub const NO_TABLE: u32 = u32::MAX;
+
+/// A statement that defined something that is captured, or one table's part of it.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// What it is about.
+    pub target: Target,
+    /// Its text; `None` when that may hold a password.
+    pub ddl: Option<String>,
+    /// Where the statement ends in the binlog.
+    pub ends: BinlogPosition,
 }
 
 /// One change of a batch.
@@ -117,6 +136,8 @@ pub struct HeldRows {
     pub events: Vec<RowsInfo>,
     /// Their tables.
     pub tables: Vec<Arc<StreamTable>>,
+    /// Statements among the rows.
+    pub definitions: Vec<Definition>,
     /// Rows of the transaction, those that are not captured too.
     pub ordinal: u64,
 }
@@ -125,7 +146,12 @@ impl HeldRows {
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.arena.len() + self.entries.len() * size_of::<Entry>() + self.events.len() * size_of::<RowsInfo>()
+        let text = |definition: &Definition| definition.ddl.as_ref().map_or(0, String::len);
+        self.arena.len()
+            + self.entries.len() * size_of::<Entry>()
+            + self.events.len() * size_of::<RowsInfo>()
+            + self.definitions.len() * size_of::<Definition>()
+            + self.definitions.iter().map(text).sum::<usize>()
     }
 
     /// The index of a table here.

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use rowstream_api::{Change, ChangeSet, ChangeView, ConnectorError, RecordError, RowView, ValueRef};
+use rowstream_api::{
+    Change, ChangeSet, ChangeView, ConnectorError, RecordError, RowView, TableSchema, ValueRef,
+};
 
 use super::batch::{Entry, EntryKind, RowsInfo, Transaction};
 use crate::{
     connection::Flavour,
+    schema_change::Message,
     table::{TablePlan, connector_name},
     transport::connection::malformed,
     tuple::{Form, Row},
@@ -43,6 +46,10 @@ pub struct StreamChanges {
     pub tables: Vec<Option<(Arc<TablePlan>, Vec<Width>)>>,
     /// Whether the snapshot has yet to deliver (the rest of) the table's rows, by table.
     pub unread: Vec<bool>,
+    /// The statements that entries name.
+    pub messages: Vec<Message>,
+    /// Where they go.
+    pub topic: Arc<TableSchema>,
     /// Names.
     pub names: Arc<SourceNames>,
 }
@@ -125,7 +132,10 @@ impl ChangeSet for StreamChanges {
     }
 
     fn bytes(&self) -> usize {
-        self.arena.len() + self.entries.len() * size_of::<Entry>()
+        let text = |message: &Message| message.definition.ddl.as_ref().map_or(0, String::len);
+        self.arena.len()
+            + self.entries.len() * size_of::<Entry>()
+            + self.messages.iter().map(text).sum::<usize>()
     }
 
     fn visit(
@@ -135,16 +145,18 @@ impl ChangeSet for StreamChanges {
         let mut cells = Cells::default();
         for entry in &self.entries {
             let info = self.events.get(entry.event as usize);
+            if entry.kind == EntryKind::Definition {
+                self.lend_message(entry, info, visitor)?;
+                continue;
+            }
             let table = info.and_then(|info| self.tables.get(info.table as usize)).and_then(Option::as_ref);
             let transaction = info.and_then(|info| self.transactions.get(info.transaction as usize));
             let (Some(info), Some((plan, widths)), Some(transaction)) = (info, table, transaction) else {
-                return Err(ConnectorError::fatal(
-                    "BUG",
-                    "a change of the batch names no table of the batch",
-                ));
+                return Err(names_nothing());
             };
-            let micros = transaction.commit_time_us.unwrap_or_else(|| i64::from(info.timestamp) * 1_000_000);
-            let source = source_block(&self.names, plan, transaction, (entry, info), micros);
+            let micros = commit_time_us(transaction, info);
+            let of = (plan.shape.database.as_str(), Some(plan.shape.table.as_str()));
+            let source = source_block(&self.names, of, transaction, (entry, info));
             let mut lend = |change: Change<'_>| {
                 visitor(ChangeView {
                     table: &plan.schema,
@@ -156,7 +168,8 @@ impl ChangeSet for StreamChanges {
             };
             match entry.kind {
                 EntryKind::Truncate => lend(Change::Truncate)?,
-                EntryKind::Row(_) => {
+                // Statements were lent above.
+                EntryKind::Row(_) | EntryKind::Definition => {
                     let images = images(plan, widths, &self.arena, (entry, info), &mut cells)?;
                     lend(images.change()?)?;
                 }
@@ -166,24 +179,57 @@ impl ChangeSet for StreamChanges {
     }
 }
 
+impl StreamChanges {
+    fn lend_message(
+        &self,
+        entry: &Entry,
+        info: Option<&RowsInfo>,
+        visitor: &mut dyn FnMut(ChangeView<'_>) -> Result<(), RecordError>,
+    ) -> Result<(), ConnectorError> {
+        let transaction = info.and_then(|info| self.transactions.get(info.transaction as usize));
+        let message = self.messages.get(entry.start as usize);
+        let (Some(info), Some(transaction), Some(message)) = (info, transaction, message) else {
+            return Err(names_nothing());
+        };
+        let source = source_block(&self.names, message.names(), transaction, (entry, info));
+        let value = message.value(&self.topic.value, &source);
+        visitor(ChangeView {
+            table: &self.topic,
+            change: Change::Message { value: &value },
+            source: &source,
+            timestamp_ms: commit_time_us(transaction, info).div_euclid(1000),
+            row_follows: false,
+        })?;
+        Ok(())
+    }
+}
+
+fn names_nothing() -> ConnectorError {
+    ConnectorError::fatal("BUG", "a change of the batch names nothing of the batch")
+}
+
+fn commit_time_us(transaction: &Transaction, info: &RowsInfo) -> i64 {
+    transaction.commit_time_us.unwrap_or_else(|| i64::from(info.timestamp) * 1_000_000)
+}
+
 fn source_block<'a>(
     names: &'a SourceNames,
-    plan: &'a TablePlan,
+    (database, table): (&'a str, Option<&'a str>),
     transaction: &'a Transaction,
     (entry, info): (&Entry, &RowsInfo),
-    micros: i64,
 ) -> [ValueRef<'a>; 17] {
+    let micros = commit_time_us(transaction, info);
     [
         ValueRef::str(VERSION),
         ValueRef::str(connector_name(names.flavour)),
         ValueRef::str(&names.server),
         ValueRef::Int(micros.div_euclid(1000)),
         ValueRef::str("false"),
-        ValueRef::str(&plan.shape.database),
+        ValueRef::str(database),
         ValueRef::Null,
         ValueRef::Int(micros),
         ValueRef::Int(micros.saturating_mul(1000)),
-        ValueRef::str(&plan.shape.table),
+        table.map_or(ValueRef::Null, ValueRef::str),
         ValueRef::Int(info.server_id.into()),
         transaction.gtid_text.as_deref().map_or(ValueRef::Null, ValueRef::str),
         ValueRef::str(&transaction.begins.file),

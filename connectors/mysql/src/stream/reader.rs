@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    assemble::Assembler,
+    assemble::{Assembler, DefinitionPlan},
     batch::RawBatch,
     lookup,
     position::{BinlogPosition, Position},
@@ -67,6 +67,8 @@ pub struct StreamPlan {
     pub from: Position,
     /// Which tables.
     pub tables: TableFilter,
+    /// How statements that define something are passed on, if they are.
+    pub definitions: Option<DefinitionPlan>,
     /// A batch ends at this size.
     pub batch_bytes: usize,
     /// The queue's bound.
@@ -281,7 +283,8 @@ impl<'a> Stream<'a> {
     ) -> Result<Self, ConnectorError> {
         let mut connection = BinlogConnection::connect(&plan.connection).await?;
         setup::check_position(&mut connection, plan).await?;
-        let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone(), plan.flavour);
+        let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone(), plan.flavour)
+            .with_definitions(plan.definitions.clone());
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
                 assembler.adopt(lookup::fetch(plan, prepared).await?);

@@ -1,6 +1,6 @@
 //! What a statement in the binlog means for us. No SQL is parsed: the first words tell, and what they do not tell is not used.
 
-use std::borrow::Cow;
+use super::lexer::{Lexer, Quoting};
 
 /// A statement's meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +35,15 @@ pub enum Statement {
 #[must_use]
 pub fn classify(text: &[u8]) -> Statement {
     let text = String::from_utf8_lossy(text);
-    let mut words = Words { rest: &text };
-    let first = words.next().unwrap_or_default();
-    let verb = first.to_ascii_uppercase();
+    let mut words = Lexer::new(&text, Quoting::default());
+    words.skip_settings();
+    while words.eat_sign('(') {}
+    let verb = words.word().unwrap_or_default().to_ascii_uppercase();
     match verb.as_str() {
         "BEGIN" => Statement::Begin,
         "COMMIT" => Statement::Commit,
-        "ROLLBACK" => match words.next() {
-            Some(word) if word.eq_ignore_ascii_case("to") => Statement::RollbackTo,
-            Some(_) | None => Statement::Rollback,
-        },
+        "ROLLBACK" if words.eat(&["TO"]) => Statement::RollbackTo,
+        "ROLLBACK" => Statement::Rollback,
         "SAVEPOINT" | "RELEASE" | "FLUSH" => Statement::Nothing,
         "XA" => xa(&mut words),
         "TRUNCATE" => truncate(&mut words),
@@ -70,11 +69,8 @@ pub fn may_define(text: &[u8], table: &str) -> bool {
         return true;
     }
     let text = String::from_utf8_lossy(text).to_ascii_lowercase();
-    let mut words = Words { rest: &text };
-    let of_database = matches!(
-        (words.next(), words.next()),
-        (Some("create" | "drop" | "alter"), Some("database" | "schema"))
-    );
+    let mut words = Lexer::new(&text, Quoting::default());
+    let of_database = words.eat_one(&["create", "drop", "alter"]) && words.eat_one(&["database", "schema"]);
     of_database || has_name(&text, &table.to_ascii_lowercase())
 }
 
@@ -88,9 +84,9 @@ fn has_name(text: &str, name: &str) -> bool {
     })
 }
 
-fn xa(words: &mut Words<'_>) -> Statement {
-    let verb = words.next().unwrap_or_default().to_ascii_uppercase();
-    let name = words.rest.trim().trim_end_matches(';').trim();
+fn xa(words: &mut Lexer<'_>) -> Statement {
+    let verb = words.word().unwrap_or_default().to_ascii_uppercase();
+    let name = words.rest().trim().trim_end_matches(';').trim();
     let name = name.get(..name.to_ascii_lowercase().find(" one phase").unwrap_or(name.len())).unwrap_or(name);
     // `X'7831',X'',1`: the server always writes all three, in this form.
     let name: String = name.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
@@ -104,102 +100,15 @@ fn xa(words: &mut Words<'_>) -> Statement {
     }
 }
 
-fn truncate(words: &mut Words<'_>) -> Statement {
-    let Some(mut name) = words.next() else { return Statement::Other };
-    if name.eq_ignore_ascii_case("table") {
-        let Some(next) = words.next() else { return Statement::Other };
-        name = next;
+fn truncate(words: &mut Lexer<'_>) -> Statement {
+    words.eat(&["TABLE"]);
+    let Some(first) = words.name() else { return Statement::Other };
+    if !words.eat_sign('.') {
+        return Statement::Truncate(None, first.into_owned());
     }
-    let first = unquoted(name).into_owned();
-    match words.punctuation('.') {
-        false => Statement::Truncate(None, first),
-        true => match words.next() {
-            Some(table) => Statement::Truncate(Some(first), unquoted(table).into_owned()),
-            None => Statement::Other,
-        },
-    }
-}
-
-fn unquoted(word: &str) -> Cow<'_, str> {
-    for quote in ['`', '"'] {
-        if let Some(inner) = word.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-            let doubled = format!("{quote}{quote}");
-            return if inner.contains(&doubled) {
-                Cow::Owned(inner.replace(&doubled, quote.encode_utf8(&mut [0; 4])))
-            } else {
-                Cow::Borrowed(inner)
-            };
-        }
-    }
-    Cow::Borrowed(word)
-}
-
-/// Words and quoted names, comments left out.
-struct Words<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Words<'a> {
-    fn skip_blank(&mut self) {
-        loop {
-            self.rest = self.rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(');
-            let after = |open: &str, close: &str| {
-                let inner = self.rest.strip_prefix(open)?;
-                // `/*! … */` holds what a server runs.
-                if inner.starts_with('!') {
-                    return inner
-                        .trim_start_matches(|c: char| c == '!' || c == 'M' || c.is_ascii_digit())
-                        .into();
-                }
-                Some(inner.split_once(close).map_or("", |(_, rest)| rest))
-            };
-            let next = after("/*", "*/").or_else(|| after("-- ", "\n")).or_else(|| after("#", "\n"));
-            match next {
-                Some(rest) => self.rest = rest,
-                None => return,
-            }
-        }
-    }
-
-    fn punctuation(&mut self, c: char) -> bool {
-        self.skip_blank();
-        match self.rest.strip_prefix(c) {
-            Some(rest) => {
-                self.rest = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn next(&mut self) -> Option<&'a str> {
-        self.skip_blank();
-        let quote = self.rest.chars().next().filter(|c| matches!(c, '`' | '"'));
-        let end = match quote {
-            Some(quote) => {
-                let mut chars = self.rest.char_indices().skip(1).peekable();
-                loop {
-                    match chars.next() {
-                        Some((_, c))
-                            if c == quote && chars.peek().is_some_and(|(_, next)| *next == quote) =>
-                        {
-                            chars.next();
-                        }
-                        Some((at, c)) if c == quote => break at + c.len_utf8(),
-                        Some(_) => {}
-                        None => break self.rest.len(),
-                    }
-                }
-            }
-            None => {
-                let stops =
-                    |c: char| c.is_whitespace() || matches!(c, '.' | ';' | ',' | '(' | ')' | '/' | '`' | '"');
-                self.rest.find(stops).unwrap_or(self.rest.len())
-            }
-        };
-        let (word, rest) = self.rest.split_at_checked(end)?;
-        self.rest = rest;
-        (!word.is_empty()).then_some(word)
+    match words.name() {
+        Some(table) => Statement::Truncate(Some(first.into_owned()), table.into_owned()),
+        None => Statement::Other,
     }
 }
 
@@ -235,6 +144,7 @@ mod tests {
             ("TRUNCATE TABLE `a``b`.`c`", truncate(Some("a`b"), "c")),
             ("truncate t", truncate(None, "t")),
             ("TRUNCATE table/* x */shop . t;", truncate(Some("shop"), "t")),
+            ("SET STATEMENT lock_wait_timeout=5 FOR TRUNCATE t", truncate(None, "t")),
             ("ROLLBACK TO `sp`", Statement::RollbackTo),
             ("XA START X'7831',X'',1", Statement::XaStart("X'7831',X'',1".into())),
             ("XA COMMIT X'7831',X'',1", Statement::XaCommit("X'7831',X'',1".into())),

@@ -237,6 +237,31 @@ pub struct Query<'a> {
     pub database: &'a [u8],
     /// Its text.
     pub text: &'a [u8],
+    /// What else is said of its session (`Q_…_CODE`).
+    variables: &'a [u8],
+}
+
+impl Query<'_> {
+    /// The SQL mode that it was written in, and the collation of the text itself, as far as the event says.
+    #[must_use]
+    pub fn session(&self) -> (u64, Option<u16>) {
+        let mut cursor = Cursor::new(self.variables, "a query event");
+        let (mut mode, mut collation) = (0, None);
+        // Those of interest stand in front, in this order; at one that is not known the reading ends.
+        while let Ok(code) = cursor.u8() {
+            let passed = match code {
+                0 | 3 => cursor.take(4).map(drop),
+                1 => cursor.u64().map(|bits| mode = bits),
+                4 => cursor.u16().map(|id| collation = Some(id)),
+                6 => cursor.u8().and_then(|length| cursor.take(length.into())).map(drop),
+                _ => break,
+            };
+            if passed.is_err() || collation.is_some() {
+                break;
+            }
+        }
+        (mode, collation)
+    }
 }
 
 /// A QUERY event's body.
@@ -250,10 +275,10 @@ pub fn query(body: &[u8]) -> Result<Query<'_>, DecodeError> {
     let database = usize::from(cursor.u8()?);
     cursor.u16()?;
     let variables = usize::from(cursor.u16()?);
-    cursor.take(variables)?;
+    let variables = cursor.take(variables)?;
     let database = cursor.take(database)?;
     cursor.u8()?;
-    Ok(Query { thread_id, database, text: cursor.rest() })
+    Ok(Query { thread_id, database, text: cursor.rest(), variables })
 }
 
 /// What an XA_PREPARE event says: the transaction's name as `XA COMMIT` writes it, and whether it was committed at once.

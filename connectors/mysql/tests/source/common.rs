@@ -73,6 +73,7 @@ pub fn plan_with(server: &str, port: u16, database: &str, extra: serde_json::Val
         "topic_prefix": "shop",
         "tables": { "include": [format!("{database}.*")] },
         "server_id": next_id() + 1000,
+        "include_schema_changes": false,
         "snapshot": { "mode": "never" }
     });
     for (key, value) in extra.as_object().unwrap() {
@@ -182,6 +183,7 @@ fn event(view: &ChangeView<'_>) -> Event {
         Change::Rekey { before, after } => (Some(row(before)), Some(row(after)), true),
         Change::Delete { before } => (Some(row(before)), None, false),
         Change::Truncate => (None, None, false),
+        Change::Message { value } => (None, Some(row(value)), false),
     };
     assert_eq!(view.source.len(), 17);
     let key_of =

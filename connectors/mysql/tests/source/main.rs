@@ -19,6 +19,7 @@ mod malformed;
 mod manual;
 mod on_demand;
 mod refusals;
+mod schema_changes;
 mod snapshot;
 mod stream;
 mod topology;

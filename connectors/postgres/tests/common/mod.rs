@@ -160,6 +160,7 @@ fn event(view: &ChangeView<'_>) -> Event {
         Change::Rekey { before, after } => (Some(row(before)), Some(row(after)), true),
         Change::Delete { before } => (Some(row(before)), None, false),
         Change::Truncate => (None, None, false),
+        Change::Message { value } => (None, Some(row(value)), false),
     };
     let key_of =
         |row: &Vec<String>| view.table.key_columns.iter().map(|i| row[*i].clone()).collect::<Vec<_>>();

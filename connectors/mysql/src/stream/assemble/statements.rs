@@ -72,7 +72,9 @@ impl Assembler {
             }
             Statement::Truncate(named, table) => {
                 let database = named.unwrap_or_else(|| database.into_owned());
+                let default = String::from_utf8_lossy(query.database);
                 self.truncate(&database, &table, offset, header)?;
+                self.defined(&query, &default, offset, header)?;
                 self.end_unless_begun();
                 Ok(())
             }
@@ -83,6 +85,7 @@ impl Assembler {
             }
             Statement::Other => {
                 self.definitions += 1;
+                self.defined(&query, &database, offset, header)?;
                 self.end_unless_begun();
                 Ok(())
             }
