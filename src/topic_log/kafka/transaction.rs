@@ -46,8 +46,11 @@ const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 /// A transaction of this size within one commit interval is load.
 const LOADED_BYTES: usize = 128 << 10;
 /// Under load a commit comes at the earliest this long after the last one: one every 10 ms doubles the brokers' work, one every
-/// 100 ms adds a tenth to it.
+/// 100 ms adds a tenth to it. And where commits are slow, at the earliest after so many times what the last one took: while one is under
+/// way nothing is sent, so they take at most a tenth of the time.
 const LOADED_INTERVAL: Duration = Duration::from_millis(100);
+const LOADED_INTERVAL_MAX: Duration = Duration::from_secs(1);
+const COMMITS_APART: u32 = 10;
 /// One wait for a commit: short, so that the end of the owner is seen.
 const COMMIT_SLICE: Duration = Duration::from_secs(3);
 /// How long a commit without an answer is followed after its owner has gone.
@@ -160,6 +163,8 @@ struct Thread {
     producer: Polled,
     record_bytes_max: usize,
     last_commit: Option<Instant>,
+    /// How long it took.
+    commit_took: Duration,
 }
 
 impl Thread {
@@ -190,7 +195,18 @@ impl Thread {
             }
         }
         let record_bytes_max = cluster.config.record_bytes_max();
-        Ok(Self { cluster, id, owner, inbox, abandoned, producer, record_bytes_max, last_commit: None })
+        let (last_commit, commit_took) = (None, Duration::ZERO);
+        Ok(Self {
+            cluster,
+            id,
+            owner,
+            inbox,
+            abandoned,
+            producer,
+            record_bytes_max,
+            last_commit,
+            commit_took,
+        })
     }
 
     fn run(mut self) {
@@ -262,7 +278,7 @@ impl Thread {
     /// While there is much to write the transaction goes on: what comes is sent at once, and committed together.
     fn send_what_comes(&self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         let Some(last) = self.last_commit else { return Ok(()) };
-        let due = last + self.cluster.config.commit_interval.max(LOADED_INTERVAL);
+        let due = last + self.cluster.config.commit_interval.max(loaded_interval(self.commit_took));
         let mut bytes: usize = jobs.iter().map(bytes_of).sum();
         while (LOADED_BYTES..TRANSACTION_BYTES_MAX).contains(&bytes) {
             let wait = due.saturating_duration_since(Instant::now());
@@ -357,8 +373,8 @@ impl Thread {
                 Demand::Discard | Demand::Nothing => return Err(refused_or_dead(error)),
             }
         }
-        self.last_commit = Some(Instant::now());
-        self.cluster.health.committed(&self.id, started.elapsed());
+        (self.last_commit, self.commit_took) = (Some(Instant::now()), started.elapsed());
+        self.cluster.health.committed(&self.id, self.commit_took);
         Ok(())
     }
 
@@ -435,6 +451,10 @@ impl Thread {
             drop(job.reply.send(Err(CommitError::Aborted(behind()))));
         }
     }
+}
+
+fn loaded_interval(commit_took: Duration) -> Duration {
+    (commit_took * COMMITS_APART).clamp(LOADED_INTERVAL, LOADED_INTERVAL_MAX)
 }
 
 fn bytes_of(job: &Job) -> usize {
