@@ -53,7 +53,13 @@ fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
     let _wiped = kafka.until_dropped();
     let daemon = Daemon::on_kafka(&kafka, 3);
     // Starting takes longer, a broker's return some seconds.
-    let pace = Pace { starting: 50..2_000, running: 50..3_500, pause: Duration::from_millis(100) };
+    let pace = Pace {
+        starting: 50..2_000,
+        running: 50..3_500,
+        pause: Duration::from_millis(100),
+        // A few hundred chunks: a life that is long enough to begin the snapshot must not be long enough to end it.
+        chunk_rows: 30,
+    };
     judge(&daemon, &pace, |in_snapshot| {
         let (stop, killed, worker_kills) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
@@ -79,16 +85,17 @@ fn exactly_once_over_kafka_under_sigkill_of_worker_and_broker() {
     });
 }
 
-/// How long a daemon lives, in milliseconds, and how often writers write.
+/// How long a daemon lives, in milliseconds, how often writers write, and how much of the snapshot is one step.
 struct Pace {
     starting: Range<u64>,
     running: Range<u64>,
     pause: Duration,
+    chunk_rows: u32,
 }
 
 impl Pace {
     fn of_embedded() -> Self {
-        Self { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8) }
+        Self { starting: 20..400, running: 20..1_500, pause: Duration::from_millis(8), chunk_rows: 300 }
     }
 }
 
@@ -104,7 +111,8 @@ fn judge(daemon: &Daemon, pace: &Pace, kill: impl FnOnce(&dyn Fn() -> bool)) {
         100 => Reply::Drop,
         _ => Reply::Status(200),
     });
-    daemon.connector(&rig::source(&source, json!({ "snapshot": { "mode": "initial", "chunk_rows": 300 } })));
+    let snapshot = json!({ "mode": "initial", "chunk_rows": pace.chunk_rows });
+    daemon.connector(&rig::source(&source, json!({ "snapshot": snapshot })));
     daemon.connector(&rig::sink(&target, json!({})));
     daemon.connector(&rig::webhook(&receiver, json!({})));
 
