@@ -33,6 +33,8 @@ const KAFKA_ONLY: &[&str] = &[
 ];
 /// What stands before `tls`, `sasl` and the others in an error.
 const PREFIX: &str = "topic_log.";
+/// Of a session that members choose themselves: librdkafka takes them in silence with `group_protocol: consumer`, where brokers do.
+const SESSION_PROPERTIES: &[&str] = &["session.timeout.ms", "heartbeat.interval.ms"];
 
 /// `topic_log`.
 #[derive(Debug, Clone)]
@@ -191,6 +193,14 @@ fn kafka_config(fields: KafkaFields, errors: &mut ConfigErrors) -> KafkaConfig {
     }
     if fields.transaction_timeout < TRANSACTION_TIMEOUT_MIN {
         errors.push("topic_log.transaction_timeout", "expected at least 1s: a commit takes its time");
+    }
+    if fields.group_protocol == GroupProtocol::Consumer {
+        for name in SESSION_PROPERTIES.iter().filter(|name| fields.properties.contains_key(**name)) {
+            errors.push(
+                format!("topic_log.properties.{name}"),
+                "has no effect with `group_protocol: consumer`: the brokers say how long a session is, by `group.consumer.session.timeout.ms`",
+            );
+        }
     }
     let instance_id = fields.instance_id.filter(|id| !id.is_empty());
     if instance_id.is_some() && fields.group_protocol == GroupProtocol::Consumer {
@@ -353,5 +363,24 @@ mod tests {
         }
         let (_, errors) = parse(serde_json::json!({ "group": "g" }));
         assert!(errors.contains("topic_log.group: belongs to `topic_log: { type: kafka }`"), "{errors}");
+    }
+    #[test]
+    fn with_brokers_that_assign_what_members_say_of_sessions_is_refused() {
+        let document = |protocol: &str| {
+            parse(serde_json::json!({
+                "type": "kafka", "bootstrap_servers": ["a:1"], "group_protocol": protocol, "instance_id": "w-0",
+                "properties": {"session.timeout.ms": "10000", "linger.ms": "5"}
+            }))
+        };
+        assert_eq!(document("classic").1, "");
+        let (_, errors) = document("consumer");
+        for expected in [
+            "topic_log.instance_id: leave it out with `group_protocol: consumer`",
+            "topic_log.properties.session.timeout.ms: has no effect with `group_protocol: consumer`",
+            "`group.consumer.session.timeout.ms`",
+        ] {
+            assert!(errors.contains(expected), "missing {expected:?} in:\n{errors}");
+        }
+        assert!(!errors.contains("linger"), "{errors}");
     }
 }

@@ -2,9 +2,8 @@
 //!
 //! Reading order: [`value`] and [`schema`] (what a row is), [`row`] and [`change`] (how rows travel from a source
 //! without being copied), [`offset`] (what "where we are" means), [`source`] and [`sink`] (the two traits to
-//! implement), [`snapshot`] (the engine that
-//! sources read what is there already with), [`config`] (the field table behind `validate`, `describe` and the docs), [`type_table`] (the docs' type tables), [`error`] (four questions,
-//! four answers).
+//! implement), [`snapshot`] (the engine that sources read what is there already with), [`config`] (the field table behind
+//! `validate`, `describe` and the docs), [`type_table`] (the docs' type tables), [`error`] (four questions, four answers).
 #![deny(missing_docs)]
 
 pub mod calendar;

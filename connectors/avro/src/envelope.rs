@@ -33,8 +33,8 @@ pub struct EnvelopePlan {
     table: Arc<TableSchema>,
     key: Vec<(usize, FieldNode)>,
     slots: Vec<Slot>,
-    /// The same value schema for records that are no events of rows.
-    message: EncodePlan,
+    /// The value of records that are no events of rows, where the value schema is theirs.
+    message: Option<EncodePlan>,
 }
 
 /// One field of the envelope.
@@ -67,7 +67,7 @@ impl EnvelopePlan {
             (column, FieldNode { name: field.name.clone(), node: Node::compile(&field.schema) })
         });
         let slots = table.envelope.fields().iter().map(|field| Slot::compile(&field.name, &field.schema));
-        let message = EncodePlan::compile(&table.envelope);
+        let message = (!table.envelope.is_envelope()).then(|| EncodePlan::compile(&table.envelope));
         Self { table: table.clone(), key: key.collect(), slots: slots.collect(), message }
     }
 
@@ -109,9 +109,12 @@ impl EnvelopePlan {
     /// Appends the value of a record that is no event of a row.
     ///
     /// # Errors
-    /// It does not fit the schema; `out` is as before.
+    /// It does not fit the schema, or the schema is an envelope; `out` is as before.
     pub fn encode_message(&self, value: &dyn RowView, out: &mut Vec<u8>) -> Result<(), RecordError> {
-        self.message.encode_row(value, out, &mut Vec::new())
+        let Some(message) = &self.message else {
+            return Err(mismatch("the schema of a message", "an envelope"));
+        };
+        message.encode_row(value, out, &mut Vec::new())
     }
 
     /// Appends an envelope. The indices of the new row's columns that were `Unavailable` are added to `unavailable`; in

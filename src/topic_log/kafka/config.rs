@@ -245,7 +245,7 @@ impl KafkaConfig {
         // behind them. So the queue holds no more than those five: the processor is the broker's meanwhile.
         config.set("batch.num.messages", BATCH_MESSAGES.to_string());
         config.set("queue.buffering.max.messages", (REQUESTS_MAX * BATCH_MESSAGES).to_string());
-        let queue_bytes = REQUESTS_MAX * self.record_bytes_max();
+        let queue_bytes = REQUESTS_MAX.saturating_mul(self.record_bytes_max().max(RECORD_BYTES_MAX));
         config.set("queue.buffering.max.kbytes", queue_bytes.div_ceil(1024).to_string());
         config.set("message.max.bytes", RECORD_BYTES_MAX.to_string());
         self.passed_through(config)

@@ -3,23 +3,15 @@
 //! A transaction would not do for them: one that a killed worker leaves open hides all that follows from readers until the
 //! coordinator ends it, and the next start reads state before it opens any producer.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use rdkafka::{
-    error::RDKafkaErrorCode,
-    producer::{BaseProducer, BaseRecord},
-};
+use rdkafka::{error::RDKafkaErrorCode, producer::BaseRecord};
 
 use super::{
-    cluster::{Cluster, briefly, number},
+    cluster::{Cluster, number},
     context::{Receipt, ReceiptContext},
     errors::{code_error, io_error, log_error},
+    polled::Polled,
     transaction::RawRecord,
 };
 use crate::topic_log::LogError;
@@ -28,10 +20,7 @@ use crate::topic_log::LogError;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An idempotent producer, shared by everything of one log. Dropping it ends its thread.
-pub(super) struct DirectWriter {
-    producer: Arc<BaseProducer<ReceiptContext>>,
-    stop: Arc<AtomicBool>,
-}
+pub(super) struct DirectWriter(Polled<ReceiptContext>);
 
 impl DirectWriter {
     pub(super) fn start(cluster: &Cluster) -> Result<Self, LogError> {
@@ -39,20 +28,9 @@ impl DirectWriter {
         config.set("linger.ms", "0");
         config.set("message.timeout.ms", WRITE_TIMEOUT.as_millis().to_string());
         let context = ReceiptContext(cluster.context("state"));
-        let producer: BaseProducer<ReceiptContext> = config
-            .create_with_context(context)
-            .map_err(|e| log_error("open the producer of the log's state", &e))?;
-        let (producer, stop) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
-        let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
-        std::thread::Builder::new()
-            .name("kafka-state".into())
-            .spawn(move || {
-                while !stopped.load(Ordering::SeqCst) {
-                    polled.poll(briefly(20));
-                }
-            })
-            .map_err(|e| io_error("start the thread `kafka-state`", e.to_string()))?;
-        Ok(Self { producer, stop })
+        let producer = config.create_with_context(context);
+        let producer = producer.map_err(|e| log_error("open the producer of the log's state", &e))?;
+        Polled::start("kafka-state", producer).map(Self)
     }
 
     /// Writes these records; all are durable when it returns. After an error some may be: read before writing again.
@@ -79,17 +57,11 @@ impl DirectWriter {
                     .partition(number(raw.partition))
                     .key(&raw.key);
             record.payload = raw.value.as_deref();
-            let Err((error, _)) = self.producer.send(record) else { return Ok(()) };
+            let Err((error, _)) = self.0.send(record) else { return Ok(()) };
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(log_error(format!("write to topic `{}`", raw.topic), &error));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-    }
-}
-
-impl Drop for DirectWriter {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
     }
 }

@@ -1,8 +1,8 @@
 //! Which worker runs what, by a consumer group: who owns a partition of `<group>-shards` runs the tasks of that shard.
 //!
-//! The topic stays empty; Kafka's group protocol (cooperative or KIP-848: only what must move, moves) does all the work. A partition is given up
-//! in the callback that takes it away, after the worker has answered that nothing runs for it any more, so its next owner finds
-//! everything committed. A worker that is killed is noticed when its session ends; one that was paused for longer is told so when
+//! The topic stays empty; Kafka's group protocol (cooperative or KIP-848: only what must move, moves) does all the work. A partition
+//! is given up in the callback that takes it away, after the worker has answered that nothing runs for it any more, so its next owner
+//! finds everything committed. A worker that is killed is noticed when its session ends; one that was paused for longer is told so when
 //! it goes on, and in between the fences of writers and targets keep its work out.
 
 use std::{

@@ -19,6 +19,7 @@ mod errors;
 mod health;
 mod membership;
 mod mirror;
+mod polled;
 mod positions;
 mod probe;
 mod reader;

@@ -17,7 +17,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,15 +28,16 @@ use std::{
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseRecord, Producer},
 };
 use rowstream_kafka_ffi::{Demand, TransactionError, abort, commit};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    cluster::{Cluster, briefly, number},
+    cluster::{Cluster, number},
     context::Context,
     errors::{code_error, io_error, log_error},
+    polled::Polled,
 };
 use crate::topic_log::{CommitError, LogError, TopicBatch, batch::RecordView};
 
@@ -46,8 +46,9 @@ const TRANSACTION_BYTES_MAX: usize = 4 << 20;
 /// A transaction of this size within one commit interval is load.
 const LOADED_BYTES: usize = 128 << 10;
 /// Under load a commit comes at the earliest this long after the last one: one every 10 ms doubles the brokers' work, one every
-/// 100 ms adds a tenth to it. And where commits are slow, at the earliest after so many times what the last one took: while one is under
-/// way nothing is sent, so they take at most a tenth of the time.
+/// 100 ms adds a tenth to it. Where commits are slow, after [`COMMITS_APART`] times what the last one took, since nothing is sent while
+/// one is under way: so they take about a tenth of the time, and more only where one takes longer than a tenth of
+/// [`LOADED_INTERVAL_MAX`], beyond which nobody should wait for rows that are there.
 const LOADED_INTERVAL: Duration = Duration::from_millis(100);
 const LOADED_INTERVAL_MAX: Duration = Duration::from_secs(1);
 const COMMITS_APART: u32 = 10;
@@ -160,7 +161,7 @@ struct Thread {
     owner: Owner,
     inbox: Receiver<Job>,
     abandoned: Arc<AtomicBool>,
-    producer: Polled,
+    producer: Polled<Context>,
     record_bytes_max: usize,
     last_commit: Option<Instant>,
     /// How long it took.
@@ -178,10 +179,10 @@ impl Thread {
         let config = cluster.config.transactional(&id, timeout);
         let attempt = || format!("open the transactional producer `{id}`");
         let producer = config.create_with_context(cluster.context(&id));
-        let producer = Polled::start(producer.map_err(|e| log_error(attempt(), &e))?)?;
+        let producer = Polled::start("kafka-poll", producer.map_err(|e| log_error(attempt(), &e))?)?;
         let deadline = Instant::now() + INIT_TIMEOUT;
         loop {
-            match producer.0.init_transactions(COMMIT_SLICE) {
+            match producer.init_transactions(COMMIT_SLICE) {
                 Ok(()) => break,
                 Err(error) => {
                     let heals =
@@ -253,7 +254,7 @@ impl Thread {
                 );
                 std::thread::sleep(Duration::from_millis(50 << attempt));
             }
-            self.producer.0.begin_transaction().map_err(|e| dead(&e))?;
+            self.producer.begin_transaction().map_err(|e| dead(&e))?;
             let filled = match attempt {
                 0 => self.send_all(jobs).and_then(|()| self.send_what_comes(jobs)),
                 _ => self.send_all(jobs),
@@ -334,7 +335,7 @@ impl Thread {
 
     fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), Failure> {
         loop {
-            let Err((error, unsent)) = self.producer.0.send(record) else { return Ok(()) };
+            let Err((error, unsent)) = self.producer.send(record) else { return Ok(()) };
             let topic = unsent.topic;
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {
@@ -358,7 +359,7 @@ impl Thread {
     /// Asks until the answer is known.
     fn commit(&mut self) -> Result<(), Failure> {
         let started = Instant::now();
-        while let Err(error) = commit(&self.producer.0, COMMIT_SLICE) {
+        while let Err(error) = commit(&self.producer, COMMIT_SLICE) {
             match error.demand {
                 Demand::Retry => {
                     let waited = started.elapsed().as_secs();
@@ -382,7 +383,7 @@ impl Thread {
         self.cluster.health.count("transactions_aborted_total", 1.0);
         let started = Instant::now();
         loop {
-            let Err(error) = abort(&self.producer.0, COMMIT_SLICE) else { return Ok(()) };
+            let Err(error) = abort(&self.producer, COMMIT_SLICE) else { return Ok(()) };
             match error.demand {
                 Demand::Retry => {
                     self.give_up_when_abandoned(&error.text, Some(started))?;
@@ -395,7 +396,7 @@ impl Thread {
 
     /// Whether what made us abort would come again: a broker that refuses a record refuses it always.
     fn unhealable(&self) -> Result<(), Failure> {
-        let Some(failure) = self.producer.0.context().take_failure() else { return Ok(()) };
+        let Some(failure) = self.producer.context().take_failure() else { return Ok(()) };
         let attempt =
             format!("write a record of {} bytes to {}-{}", failure.bytes, failure.topic, failure.partition);
         match code_error(attempt, failure.code) {
@@ -491,29 +492,15 @@ fn refused_or_dead(error: TransactionError) -> Failure {
     Failure::Dead { code, text }
 }
 
-/// A producer and the thread that polls it: without one there are no log lines, and an abort waits for reports in vain.
-struct Polled(Arc<BaseProducer<Context>>, Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Polled {
-    fn start(producer: BaseProducer<Context>) -> Result<Self, LogError> {
-        let (producer, stop) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
-        let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("kafka-poll".into()).spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                polled.poll(briefly(100));
-            }
-        });
-        let failed = |e: io::Error| io_error("start the thread `kafka-poll`", e.to_string());
-        Ok(Self(producer, stop, Some(thread.map_err(failed)?)))
-    }
-}
-
-impl Drop for Polled {
-    fn drop(&mut self) {
-        self.1.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.2.take() {
-            // It panics only if librdkafka does.
-            drop(thread.join());
-        }
+    #[test]
+    fn slow_commits_come_less_often_but_rows_never_wait_for_long() {
+        let after = |took_ms| loaded_interval(Duration::from_millis(took_ms)).as_millis();
+        assert_eq!([0, 3, 10].map(after), [100, 100, 100]);
+        assert_eq!([25, 100].map(after), [250, 1000]);
+        assert_eq!([101, 60_000].map(after), [1000, 1000]);
     }
 }
