@@ -272,6 +272,9 @@ pub fn plan(connector: &ConnectorSpec) -> Result<(Plugin, Plan), ConfigErrors> {
         }
         (PluginKind::Sink, false) | (PluginKind::Source, true) => {}
     }
+    if plugin.kind == PluginKind::Source && connector.start_at.is_some() {
+        errors.push("start_at", "has no effect on a source; what it reads first is `config.snapshot.mode`");
+    }
     let resolved = secrets::resolve(&connector.config, &secrets::process_environment, &mut errors);
     let typed = spec::check(&resolved, plugin.fields, "config.", &mut errors);
     if let Err(steps) = ChainPlan::of(connector) {

@@ -17,7 +17,7 @@ use super::{
     spec,
     transforms::{self, TransformSpec},
 };
-use crate::schema_registry::SubjectStrategy;
+use crate::{schema_registry::SubjectStrategy, task::sink_start::StartAt};
 
 /// A connector as typed, placeholders and all.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub struct ConnectorSpec {
     pub tasks_max: usize,
     /// Topics of a sink: names and `*` patterns.
     pub topics: Vec<String>,
+    /// Where a sink begins that nothing was delivered to; as by default when absent.
+    pub start_at: Option<StartAt>,
     /// What happens to records that can't be handled.
     pub errors: ErrorPolicy,
     /// What happens to its records on their way, in order.
@@ -127,6 +129,13 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
         "[\"shop.public.*\"]",
     ),
     FieldDoc::optional(
+        "start_at",
+        FieldKind::Choice(&["earliest", "latest"]),
+        Some("earliest"),
+        "Where a sink begins: `earliest` with the oldest records that the log holds, `latest` with what is written after its first start. That moment is stored: after a crash or a stop, and after its offsets are reset, it begins there and nowhere later; partitions and topics that are made later are read whole. A sink that something was delivered to goes on where it stands. Kafka Connect's `consumer.override.auto.offset.reset`.",
+        "latest",
+    ),
+    FieldDoc::optional(
         "subject_strategy",
         FieldKind::Choice(SubjectStrategy::WORDS),
         None,
@@ -174,6 +183,7 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
 const CONNECT_NAMES: &[(&str, &str)] = &[
     ("connector.class", "connector"),
     ("tasks.max", "tasks_max"),
+    ("consumer.override.auto.offset.reset", "start_at"),
     ("errors.deadletterqueue.topic.name", "errors.dead_letter_topic"),
 ];
 
@@ -240,6 +250,7 @@ impl ConnectorSpec {
                 .and_then(Value::as_array)
                 .map(|items| items.iter().filter_map(|v| v.as_str().map(ToOwned::to_owned)).collect())
                 .unwrap_or_default(),
+            start_at: frame.get("start_at").and_then(|word| StartAt::deserialize(word).ok()),
             errors: policy,
             transforms,
             restart,

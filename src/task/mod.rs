@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod requests;
 pub mod sink_loop;
+pub mod sink_start;
 pub mod source_loop;
 pub mod status;
 pub mod supervise;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TaskShared, log_failure,
+    sink_start::{self, StartAt},
     supervise::{Run, Runnable},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub struct SinkTaskRun {
     pub plan: Arc<dyn SinkPlan>,
     /// Topics it reads.
     pub topics: TopicFilter,
+    /// Where it begins that nothing was delivered to.
+    pub start_at: StartAt,
     /// What every task has.
     pub shared: TaskShared,
     /// Its meters.
@@ -92,6 +95,12 @@ impl SinkTaskRun {
         committed_any: &mut bool,
     ) -> Result<(), ConnectorError> {
         let shared = &self.shared;
+        let place = (shared.connector.as_str(), shared.task);
+        // Before its destination is asked for: one that is not there must not make "from now on" a later moment.
+        let Some(begin) = sink_start::of(&shared.log, place, (self.start_at, &self.topics), stop).await?
+        else {
+            return Ok(());
+        };
         let cx = shared.context();
         let sink = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -115,6 +124,7 @@ impl SinkTaskRun {
                 shared.task,
             ),
             recent: BTreeMap::new(),
+            begin,
             group,
             group_offsets: TopicOffsets::new(),
             group_due: None,
@@ -135,6 +145,8 @@ struct SinkLoop<'a> {
     dead_letters: DeadLetters,
     /// Batches with records that the destination does not have yet: a refused one is taken from here.
     recent: BTreeMap<TopicPartition, VecDeque<LogBatch>>,
+    /// Where partitions begin that nothing was delivered of; the others at their oldest record.
+    begin: TopicOffsets,
     group: String,
     /// Group offsets to be stored, and when.
     group_offsets: TopicOffsets,
@@ -203,13 +215,14 @@ impl SinkLoop<'_> {
             .map_err(|e| log_failure("read group offsets", e))?;
         let keeps_offsets = self.sink.keeps_offsets();
         for partition in partitions {
+            let begin = self.begin.get(partition).copied();
             let seek = match (held.get(partition), stored.get(partition)) {
                 (Some(held), _) => SeekTo::Offset(*held),
-                (None, Some(stored)) if keeps_offsets && *stored > 0 => {
+                (None, Some(stored)) if keeps_offsets && *stored > begin.unwrap_or(0) => {
                     return Err(offsets_lost(&self.shared.connector, partition, *stored));
                 }
                 (None, Some(stored)) => SeekTo::Offset(*stored),
-                (None, None) => SeekTo::Earliest,
+                (None, None) => begin.map_or(SeekTo::Earliest, SeekTo::Offset),
             };
             self.reader.seek(partition, seek).map_err(|e| {
                 log_failure(
@@ -365,7 +378,7 @@ impl SinkLoop<'_> {
 fn offsets_lost(connector: &str, partition: &TopicPartition, stored: i64) -> ConnectorError {
     ConnectorError::fatal(
         "TARGET_OFFSETS_LOST",
-        format!("the destination holds no position for {partition}, though {stored} records were delivered to it"),
+        format!("the destination holds no position for {partition}, of which it was delivered to up to offset {stored}"),
     )
     .remedy(format!(
         "restore the destination with its offsets; or deliver everything that the log still holds again: stop the connector, \

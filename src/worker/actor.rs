@@ -326,6 +326,7 @@ impl Actor {
             // Each task has a reader of its share of the partitions, and a connection of its own.
             Plan::Sink(plan) => {
                 let plan: Arc<dyn SinkPlan> = plan.into();
+                let start_at = spec.start_at.unwrap_or_default();
                 let count = u32::try_from(tasks_max(spec).get()).unwrap_or(u32::MAX);
                 (0..count)
                     .zip(0..)
@@ -337,7 +338,7 @@ impl Actor {
                         let topics = TopicFilter::new(spec.topics.iter().cloned()).share(share, count);
                         let plan = Arc::clone(&plan);
                         let here = TaskHere { status, _series: metrics.task.clone() };
-                        let run = SinkTaskRun { plan, topics, shared, metrics, runs: 0 };
+                        let run = SinkTaskRun { plan, topics, start_at, shared, metrics, runs: 0 };
                         (task, here, Box::new(run) as Box<dyn Runnable>)
                     })
                     .collect()

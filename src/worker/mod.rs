@@ -37,7 +37,7 @@ use crate::{
     config::ConnectorSpec,
     registry::{self, PluginKind},
     schema_registry::{SchemaRegistry, SubjectStrategy},
-    task::sink_loop::group_of,
+    task::{sink_loop::group_of, sink_start},
     telemetry::metrics::Metrics,
     topic_log::{LogError, TopicLog},
 };
@@ -320,6 +320,7 @@ impl Worker {
             let log = &self.context.log;
             log.replace_source_offsets(name, SourceOffsets::new()).await?;
             log.delete_group(&group_of(name)).await?;
+            sink_start::forget(log.state(), name).await?;
         }
         Ok(())
     }

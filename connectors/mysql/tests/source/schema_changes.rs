@@ -177,7 +177,8 @@ async fn resumes(server: &str) {
     let history = drain.history.clone();
     let is_partial = |(_, offsets): &&(usize, _)| partial(offsets);
     assert!(history.iter().filter(is_partial).count() > 8, "{server}");
-    for (n, stored) in history.into_iter().step_by(3) {
+    // All of them: a position in three may always be one in an INSERT.
+    for (n, stored) in history {
         let mut again = Drain::resume(plan.clone(), stored).await;
         again.until_count(expected - n).await;
         assert_eq!(all_said(&again, &db), all[n..], "resumed after {n}");
