@@ -6,21 +6,24 @@
 #   deploy/demo.sh --check    bounded and unattended: kills the daemon with SIGKILL in mid-flow, then compares source, topics, warehouse
 #                             and receiver row by row; exit code 0 only if all agree. With --kafka too: each kill hits the worker that
 #                             runs the source
+#   deploy/demo.sh NAME       an application of config/examples, live or with --check: field-service
 # Needs a Debian machine with Rust. PostgreSQL 15 and MariaDB 11.8 (and Kafka) are unpacked under /var/tmp, beside whatever is installed; nothing of the
 # machine changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 die() { printf 'demo.sh: %s\n' "$*" >&2; exit 1; }
-kafka="" options=()
+kafka="" application="" options=()
 for option in "$@"; do
     case "$option" in
     --kafka) kafka=yes ;;
     --check) options+=(--check) ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) die "what is '$option'? Only --kafka and --check are known" ;;
+    field-service) application=$option ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) die "what is '$option'? Only --kafka, --check and the applications of config/examples are known: field-service" ;;
     esac
 done
+[ -z "$application" ] || [ -z "$kafka" ] || die "$application runs on the embedded log; leave --kafka out"
 
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
@@ -91,5 +94,6 @@ if [ -z "$binary" ]; then
         python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/rowstream
 fi
 next "Starting"
-trap : INT # Ctrl-C is for shop.py, which ends in order; then the servers go.
-python3 -B deploy/demo/shop.py --binary "$binary" --postgres "$postgres" --mariadb "$mariadb" ${options[@]+"${options[@]}"}
+script=${application//-/_}
+trap : INT # Ctrl-C is for the script, which ends in order; then the servers go.
+python3 -B "deploy/demo/${script:-shop}.py" --binary "$binary" --postgres "$postgres" --mariadb "$mariadb" ${options[@]+"${options[@]}"}

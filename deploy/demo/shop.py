@@ -1,10 +1,7 @@
-"""The demonstration behind deploy/demo.sh: workload, receiver, daemon, kills, comparison, clean-up. Standard library only."""
+"""The demonstration behind deploy/demo.sh: workload, kills, comparison, clean-up. Standard library only."""
 
 import argparse
 import base64
-import hashlib
-import hmac
-import http.server
 import json
 import os
 import pathlib
@@ -12,19 +9,15 @@ import random
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import outlet as second
 from pair import Pair
+from parts import Daemon, Psql, Receiver, tear_down, until_captured
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLES = {
     "customers": "id, name, email, orders, version",
     "orders": "id, customer_id, status, total, placed_at, version",
@@ -39,75 +32,8 @@ CREATE TABLE order_items (order_id bigint, line int, sku text NOT NULL, quantity
     version int NOT NULL DEFAULT 1, PRIMARY KEY (order_id, line));
 INSERT INTO customers (id, name, email) SELECT i, 'Customer ' || i, 'c' || i || '@example.com' FROM generate_series(1, 2000) i;
 """
+DATABASES = ("shop", "warehouse")
 KILLS = 8
-
-
-class Psql:
-    """psql of the unpacked tree. Every statement is run by a process of its own, except for the long-lived writers."""
-
-    def __init__(self):
-        self.command = ["sh", str(ROOT / "tests/services/postgres.sh"), "15", "client", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1"]
-        self.environment = dict(os.environ, PGTZ="UTC", PGOPTIONS="-c client_min_messages=error")
-
-    def run(self, database, sql):
-        done = subprocess.run(self.command + ["-d", database], input=sql, env=self.environment, text=True, capture_output=True)
-        if done.returncode:
-            raise RuntimeError(f"psql: {done.stderr.strip()}")
-        return done.stdout
-
-    def rows(self, database, sql):
-        return [json.loads(line) for line in self.run(database, f"SELECT to_json(r) FROM ({sql}) r").splitlines()]
-
-    def writer(self, database):
-        command = [part for part in self.command if part != "ON_ERROR_STOP=1" and part != "-v"]
-        return subprocess.Popen(command + ["-d", database], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL, env=self.environment, text=True)
-
-
-class Receiver:
-    """Keeps every body under its id, and refuses what is not signed. One request in a hundred fails, as receivers do."""
-
-    def __init__(self, secret):
-        self.key = base64.b64decode(secret.removeprefix("whsec_"))
-        self.lock = threading.Lock()
-        self.bodies, self.accepted, self.requests, self.problems = {}, set(), 0, []
-        receiver = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status = receiver.take(self.headers, body)
-                self.send_response(status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # a killed daemon closes its connections in mid-request
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/shop"
-
-    def take(self, headers, body):
-        id, stamp = headers["webhook-id"], headers["webhook-timestamp"]
-        digest = hmac.new(self.key, f"{id}.{stamp}.".encode() + body, hashlib.sha256).digest()
-        signed = "v1," + base64.b64encode(digest).decode() in headers["webhook-signature"].split()
-        with self.lock:
-            self.requests += 1
-            if not signed:
-                self.problems.append(f"{id} is not signed with our secret")
-                return 401
-            if self.bodies.setdefault(id, body) != body:
-                self.problems.append(f"{id} came with two bodies")
-            if self.requests % 100 == 0:
-                return 503
-            self.accepted.add(id)
-            return 200
 
 
 class Workload:
@@ -156,90 +82,15 @@ def transaction(chance):
     return f"BEGIN;\n{body}\n{end};\n"
 
 
-class Daemon:
-    unit = "records"
-
-    def __init__(self, binary, directory, environment, config="worker.yaml", name="rowstream"):
-        self.binary, self.log, self.process = binary, directory / f"{name}.log", None
-        self.logs = [self.log]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = dict(os.environ, **environment, ROWSTREAM_DATA_DIR=str(directory / "data"),
-                                ROWSTREAM_ADMIN__LISTEN=f"127.0.0.1:{self.port}")
-        self.config = ROOT / "config/examples/shop" / config
-
-    def validate(self):
-        return subprocess.run([self.binary, "validate", "--config", self.config], env=self.environment)
-
-    def start(self):
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([self.binary, "run", "--config", self.config], env=self.environment,
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def wait(self):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the daemon ended with {self.process.returncode}:\n{self.tail()}")
-            try:
-                self.get("/livez")
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise RuntimeError(f"the daemon does not answer:\n{self.tail()}")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def while_down(self, chance):
-        time.sleep(chance.uniform(0, 0.5))
-
-    def stop(self):
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-
-    def tail(self):
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-
-    def get(self, path):
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return answer.read().decode()
-
-    def ends(self):
-        return {t["name"]: sum(p["end_offset"] for p in t["partitions"]) for t in json.loads(self.get("/topics"))}
-
-    def records(self, topic):
-        return [json.loads(line) for line in self.get(f"/topics/{topic}/records").splitlines() if line]
-
-
 def set_up(psql, password):
-    tear_down(psql)
+    tear_down(psql, DATABASES)
     psql.run("postgres", f"""
         CREATE ROLE rowstream LOGIN REPLICATION PASSWORD '{password}';
         CREATE DATABASE shop OWNER rowstream;
         CREATE DATABASE warehouse OWNER rowstream;""".replace("\n        ", "\n"))
-    for database in ("shop", "warehouse"):
+    for database in DATABASES:
         psql.run(database, "ALTER SCHEMA public OWNER TO rowstream")
     psql.run("shop", "SET ROLE rowstream;\n" + SCHEMA)
-
-
-def tear_down(psql):
-    for _ in range(50):
-        psql.run("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = 'shop' AND active")
-        psql.run("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = 'shop' AND NOT active")
-        if not psql.run("postgres", "SELECT 1 FROM pg_replication_slots WHERE database = 'shop'").strip():
-            break
-        time.sleep(0.1)
-    for database in ("shop", "warehouse"):
-        psql.run("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-    psql.run("postgres", "DROP ROLE IF EXISTS rowstream")
 
 
 def key_of(table, row):
@@ -361,15 +212,6 @@ Ctrl-C ends it and removes everything.
 """)
 
 
-def until_captured(daemon, *names):
-    """What is written before a source's first position, the snapshot alone can tell, and a row that is gone by then nobody."""
-    deadline = time.monotonic() + 60
-    while not all(json.loads(daemon.get(f"/connectors/{name}/offsets"))["offsets"] for name in names):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"no position of a source is stored:\n{daemon.tail()}")
-        time.sleep(0.05)
-
-
 def progress(workload, daemon, receiver, kills):
     try:
         records = f"{sum(end for topic, end in daemon.ends().items() if topic.startswith('shop.')):>8,}"
@@ -399,10 +241,10 @@ def check(psql, daemon, receiver, workload, outlet):
 def make_daemon(arguments, directory, environment):
     """What the demonstration talks to, and the workers behind it."""
     if not arguments.kafka:
-        daemon = Daemon(arguments.binary, directory, environment)
+        daemon = Daemon(arguments.binary, directory, environment, "shop/worker.yaml")
         return daemon, [daemon]
     environment = dict(environment, KAFKA_SERVERS=arguments.kafka)
-    workers = [Daemon(arguments.binary, directory, environment, "worker-kafka.yaml", name) for name in ("worker-1", "worker-2")]
+    workers = [Daemon(arguments.binary, directory, environment, "shop/worker-kafka.yaml", name) for name in ("worker-1", "worker-2")]
     return Pair(workers), workers
 
 
@@ -463,7 +305,7 @@ def main():
         outlet.stop()
         if daemon:
             daemon.stop()
-        tear_down(psql)
+        tear_down(psql, DATABASES)
         shutil.rmtree(directory, ignore_errors=True)
         print("Cleaned up: " + ("both workers" if arguments.kafka else "the daemon, its data") + ", the databases and the slot are gone.")
     sys.exit(0 if agreed else 1)
