@@ -1,13 +1,13 @@
 """The second shop of deploy/demo.sh: an outlet on MariaDB, whose stock and sales reach the same warehouse. Standard library only."""
 
 import json
-import pathlib
 import random
 import shutil
 import subprocess
 import threading
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from parts import ROOT, Mariadb
+
 EXAMPLES = [ROOT / "config/examples" / name / "connectors.d" for name in ("shop", "outlet")]
 TABLES = {"stock": ["sku", "place", "quantity", "price", "version"], "sales": ["id", "sku", "quantity", "version"]}
 KEYS = {"stock": ["sku"], "sales": ["id"]}
@@ -21,18 +21,12 @@ INSERT INTO stock (sku, place, quantity, price) SELECT CONCAT('sku-', seq), IF(s
 """
 
 
-class Outlet:
+class Outlet(Mariadb):
     """The database, and one writer. Each change of a row raises its `version` by one."""
 
     def __init__(self):
-        self.command = ["sh", str(ROOT / "tests/services/mysql.sh"), "mariadb-11.8", "client", "mariadb"]
+        super().__init__()
         self.stopped, self.thread = threading.Event(), None
-
-    def run(self, sql):
-        done = subprocess.run(self.command + ["--batch", "--raw", "--skip-column-names"], input=sql, text=True, capture_output=True)
-        if done.returncode:
-            raise RuntimeError(f"mariadb: {done.stderr.strip()}")
-        return done.stdout
 
     def set_up(self, password):
         self.run("DROP DATABASE IF EXISTS outlet; DROP USER IF EXISTS rowstream@'127.0.0.1'")

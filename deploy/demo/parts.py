@@ -38,6 +38,23 @@ class Psql:
                                 stderr=subprocess.DEVNULL, env=self.environment, text=True)
 
 
+class Mariadb:
+    """mariadb of the unpacked tree, as root."""
+
+    def __init__(self):
+        self.script = ["sh", str(ROOT / "tests/services/mysql.sh"), "mariadb-11.8"]
+        self.command = [*self.script, "client", "mariadb"]
+
+    def run(self, sql):
+        done = subprocess.run(self.command + ["--batch", "--raw", "--skip-column-names"], input=sql, text=True, capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"mariadb: {done.stderr.strip()}")
+        return done.stdout
+
+    def port(self):
+        return int(self.run("SELECT @@port"))
+
+
 class Receiver:
     """Keeps every body under its id, and refuses what is not signed. One request in a hundred fails, as receivers do; all of them while
     it is down."""
@@ -70,7 +87,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_port}/{path}"
 
     def taken(self, message):
-        """A new message was accepted."""
+        """Accepts a new message; when this fails it was not, and comes again."""
 
     def take(self, headers, body):
         id, stamp = headers["webhook-id"], headers["webhook-timestamp"]
@@ -86,8 +103,8 @@ class Receiver:
             if self.down or self.requests % 100 == 0:
                 return 503
             if id not in self.accepted:
-                self.accepted.add(id)
                 self.taken(json.loads(body))
+                self.accepted.add(id)
             return 200
 
 
@@ -169,10 +186,10 @@ def tear_down(psql, databases):
     psql.run("postgres", "DROP ROLE IF EXISTS rowstream")
 
 
-def until_captured(daemon, *names):
+def until_captured(daemon, *names, ready=bool):
     """What is written before a source's first position, the snapshot alone can tell, and a row that is gone by then nobody."""
     deadline = time.monotonic() + 60
-    while not all(json.loads(daemon.get(f"/connectors/{name}/offsets"))["offsets"] for name in names):
+    while not all(ready(json.loads(daemon.get(f"/connectors/{name}/offsets"))["offsets"]) for name in names):
         if time.monotonic() > deadline:
             raise RuntimeError(f"no position of a source is stored:\n{daemon.tail()}")
         time.sleep(0.05)
