@@ -6,7 +6,7 @@
 #   deploy/demo.sh --check    bounded and unattended: kills the daemon with SIGKILL in mid-flow, then compares source, topics, warehouse
 #                             and receiver row by row; exit code 0 only if all agree. With --kafka too: each kill hits the worker that
 #                             runs the source
-#   deploy/demo.sh NAME       an application of config/examples, live or with --check: field-service, signup, order-tracking
+#   deploy/demo.sh NAME       an application of config/examples, live or with --check: field-service, signup, order-tracking, liberate
 # Needs a Debian machine with Rust. PostgreSQL 15 and MariaDB 11.8 (and Kafka) are unpacked under /var/tmp, beside whatever is installed; nothing of the
 # machine changes.
 set -euo pipefail
@@ -18,9 +18,9 @@ for option in "$@"; do
     case "$option" in
     --kafka) kafka=yes ;;
     --check) options+=(--check) ;;
-    field-service | signup | order-tracking) application=$option ;;
+    field-service | signup | order-tracking | liberate) application=$option ;;
     -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) die "what is '$option'? Only --kafka, --check and the applications of config/examples are known: field-service, signup, order-tracking" ;;
+    *) die "what is '$option'? Only --kafka, --check and the applications of config/examples are known: field-service, signup, order-tracking, liberate" ;;
     esac
 done
 [ -z "$application" ] || [ -z "$kafka" ] || die "$application runs on the embedded log; leave --kafka out"

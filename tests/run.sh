@@ -114,7 +114,7 @@ if [ $# = 0 ]; then
     say "checking deploy/"
     target=$(cargo metadata --format-version 1 --no-deps --offline | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
     bash tests/deploy/run.sh "$target/debug/rowstream" 2>&1 | tee -a "$ROWSTREAM_SERVICES/last-test-run.log" || status=$?
-    for application in field-service signup order-tracking; do
+    for application in field-service signup order-tracking liberate; do
         say "checking the application $application"
         ROWSTREAM_DEMO_BINARY=$target/debug/rowstream deploy/demo.sh "$application" --check </dev/null 2>&1 |
             tee -a "$ROWSTREAM_SERVICES/last-test-run.log" || { status=$?; echo "FAILED application $application"; }
