@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand.
 //!
-//! `run` and `validate` read configuration files; all others but `describe` and `version` talk HTTP to a running daemon. Output goes
+//! `run`, `validate` and `transform` read configuration files; all others but `describe` and `version` talk HTTP to a running daemon. Output goes
 //! to standard output through one writer, log lines and failures to standard error. A closed pipe ends a command quietly.
 
 mod client;
@@ -16,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transform;
 mod type_pages;
 mod validate;
 
@@ -42,6 +43,9 @@ enum Command {
     Run(run::RunArgs),
     /// Check worker.yaml and every connector file, then connect and check the other side
     Validate(validate::ValidateArgs),
+    /// Test a connector's transforms on example records, without a server
+    #[command(visible_alias = "transforms")]
+    Transform(transform::TransformArgs),
     /// Show every connector and whatever is not well
     Status(status::StatusArgs),
     /// List, show, steer and create connectors
@@ -103,6 +107,7 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args).await,
             Self::Validate(args) => validate::validate(args, out).await,
+            Self::Transform(args) => transform::transform(&args, out),
             Self::Status(args) => status::status(args, out).await,
             Self::Connectors(args) => connectors::connectors(args, out).await,
             Self::Snapshot(args) => snapshot::snapshot(args, out).await,

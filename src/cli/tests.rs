@@ -19,6 +19,7 @@ fn the_command_line_is_sound() {
         "rowstream describe webhook",
         "rowstream snapshot start shop public.orders public.items --where id>7 --json",
         "rowstream snapshot cancel shop",
+        "rowstream transform test connectors.d shop.test.yaml --print",
     ] {
         if let Err(error) = Cli::try_parse_from(line.split(' ')) {
             panic!("{line}: {error}");

@@ -32,6 +32,17 @@ impl ChainPlan {
     /// # Errors
     /// Every problem at once, under `transforms.NAME`.
     pub fn of(connector: &ConnectorSpec) -> Result<Self, ConfigErrors> {
+        Self::within(connector, &secrets::process_environment)
+    }
+
+    /// As [`of`](Self::of), with another environment for `${env:NAME}`.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn within(
+        connector: &ConnectorSpec,
+        environment: secrets::Environment<'_>,
+    ) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let mut steps = Vec::with_capacity(connector.transforms.len());
         for step in &connector.transforms {
@@ -41,7 +52,7 @@ impl ChainPlan {
                 continue;
             };
             let mut own = ConfigErrors::default();
-            let resolved = secrets::resolve(&step.settings, &secrets::process_environment, &mut own);
+            let resolved = secrets::resolve(&step.settings, environment, &mut own);
             let settings = spec::check(&resolved, plugin.fields, "", &mut own);
             let planned = PlannedStep { name: step.name.clone(), when: step.when.clone(), plugin, settings };
             if own.0.is_empty()
