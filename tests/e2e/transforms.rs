@@ -205,3 +205,36 @@ fn what_a_step_can_not_handle_follows_the_policy() {
     let read = daemon.cli(&["topics", "read", "warehouse.dead", "--json", "--url", &url]);
     assert!(said(&read).contains("TRANSFORMATION"), "{}", said(&read));
 }
+
+/// Before anything runs, and with the place: a column that no table has, in a source's step; in a sink's, one that the source's steps took
+/// away.
+#[test]
+fn validate_checks_transforms_against_the_tables() {
+    let (source, target) = (Database::new("tv_src"), Database::new("tv_dst"));
+    source.sql.run(ORDERS);
+    let daemon = Daemon::new(json!({}));
+    let with_steps = |filter: &str| {
+        let steps = json!([
+            { "type": "filter", "name": "north", "condition": filter },
+            { "type": "drop", "fields": ["secret"] },
+        ]);
+        daemon.connector(&with(rig::source(&source, json!({})), &steps));
+    };
+    with_steps("after.regoin == 'north'");
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 78, "{told}");
+    let expected = "problem: transforms.north: `after.regoin` is not known; did you mean `region`?";
+    assert!(told.contains(expected) && told.contains("every record of `shop.public.orders`"), "{told}");
+
+    with_steps("after.region == 'north'");
+    let hush = json!([{ "type": "mask", "fields": ["*"], "when": "after.secret != ''" }]);
+    daemon.connector(&with(rig::sink(&target, json!({})), &hush));
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("problem: transforms.mask: `when`: `after.secret` is not known"), "{told}");
+
+    daemon
+        .connector(&with(rig::sink(&target, json!({})), &json!([{ "type": "mask", "fields": ["region"] }])));
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 0, "{told}");
+}
