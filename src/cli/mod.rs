@@ -5,6 +5,7 @@
 
 mod client;
 mod connectors;
+mod dead_letters;
 mod describe;
 mod exit;
 mod offsets;
@@ -58,6 +59,9 @@ enum Command {
     /// List topics and read their records
     #[command(visible_alias = "topic")]
     Topics(topics::TopicsArgs),
+    /// List, show and redrive records that could not be handled
+    #[command(visible_alias = "dead-letter")]
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// List and show registered schemas
     #[command(visible_alias = "schema")]
     Schemas(schemas::SchemasArgs),
@@ -113,6 +117,7 @@ impl Command {
             Self::Snapshot(args) => snapshot::snapshot(args, out).await,
             Self::Offsets(args) => offsets::offsets(args, out).await,
             Self::Topics(args) => topics::topics(args, out).await,
+            Self::DeadLetters(args) => dead_letters::dead_letters(args, out).await,
             Self::Schemas(args) => schemas::schemas(args, out).await,
             Self::Describe(args) => describe::describe(&args, out),
             Self::Version => Ok(writeln!(out, "rowstream {}", env!("CARGO_PKG_VERSION"))?),

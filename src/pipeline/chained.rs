@@ -26,6 +26,7 @@ use crate::{schema_registry::Part, topic_log::batch::Header};
 const FRAME: usize = 5;
 
 /// A record before the steps.
+#[derive(Debug)]
 pub struct Staged {
     /// Topic of its table.
     pub topic: Arc<str>,

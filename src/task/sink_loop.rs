@@ -11,6 +11,7 @@
 //! - Records reach `put` in order per partition, each once per run; a failed run is followed by one that asks again.
 //! - A refused record is disposed of by policy, durably, before the next `flush`, which is the first that may pass it.
 //! - Group offsets are stored after the destination's and may lag: they serve lag, retention, and at-least-once sinks.
+//! - Dead letters that come back ([`crate::redrive`]) are in a topic of this sink alone, read as the others are, with a position of its own.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,6 +36,7 @@ use crate::{
         dead_letters::{DeadLetter, DeadLetters},
         decode::RecordDecoder,
     },
+    redrive::{REDRIVE_PREFIX, letter::Redriven},
     registry::{AnySinkTask, SinkPlan},
     telemetry::metrics::SinkTaskMetrics,
     topic_log::{LogBatch, LogEvent, LogReader, RecordRef, SeekTo, TopicFilter},
@@ -238,6 +240,9 @@ impl SinkLoop<'_> {
                 }
             }
         }
+        if batch.partition.topic.starts_with(REDRIVE_PREFIX) {
+            records.iter_mut().for_each(bring_back);
+        }
         let refused = self.transform(&mut records);
         self.recent.entry(batch.partition.clone()).or_default().push_back(batch);
         self.dispose(letters).await?;
@@ -373,7 +378,24 @@ fn offsets_lost(connector: &str, partition: &TopicPartition, stored: i64) -> Con
     ))
 }
 
+/// A redriven record counts as one of the topic it came from; its id stays that of its place in the redrive topic, by which the
+/// destination remembers it.
+fn bring_back(record: &mut SinkRecord) {
+    let headers = record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_ref()));
+    if let Some(redriven) = Redriven::of(headers) {
+        record.topic = redriven.topic.into();
+    }
+}
+
 fn letter(id: RecordId, raw: RecordRef, error: RecordError) -> DeadLetter {
+    let mut id = id;
+    // One that fails again names the place it had at first, not the one it was redriven by.
+    if id.partition.topic.starts_with(REDRIVE_PREFIX)
+        && let Some(redriven) = Redriven::of(raw.headers.iter().map(|(name, value)| (&**name, &**value)))
+        && let (Some(partition), Some(offset)) = (redriven.partition, redriven.offset)
+    {
+        id = RecordId { partition: TopicPartition::new(redriven.topic, partition), offset };
+    }
     DeadLetter {
         topic: Arc::clone(&id.partition.topic),
         id: Some(id),

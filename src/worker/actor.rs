@@ -26,6 +26,7 @@ use super::{Origin, Restart, TargetState, WorkerContext, connector::lock, share:
 use crate::{
     config::ConnectorSpec,
     pipeline::chain::ChainPlan,
+    redrive::redrive_topic,
     registry::{self, Plan, Plugin, PluginKind, SinkPlan},
     task::{
         TaskShared,
@@ -334,7 +335,7 @@ impl Actor {
                         let shared = shared(task);
                         let status = shared.status.clone();
                         let metrics = metrics.sink_task(&spec.name, task, &status.gauges);
-                        let topics = TopicFilter::new(spec.topics.iter().cloned()).share(share, count);
+                        let topics = TopicFilter::new(topics_of(spec)).share(share, count);
                         let plan = Arc::clone(&plan);
                         let here = TaskHere { status, _series: metrics.task.clone() };
                         let run = SinkTaskRun { plan, topics, shared, metrics, runs: 0 };
@@ -405,6 +406,12 @@ fn spawn_task(
     let supervised = supervise(runnable, here.status.clone(), policy, stop.clone());
     run.spawn(supervised.instrument(span));
     RunningTask { here, stop, run }
+}
+
+/// What a sink reads: its topics, and its own dead letters that come back.
+fn topics_of(spec: &ConnectorSpec) -> Vec<String> {
+    let redriven = spec.errors.dead_letter_topic.as_ref().map(|_| redrive_topic(&spec.name));
+    spec.topics.iter().cloned().chain(redriven).collect()
 }
 
 fn tasks_max(spec: &ConnectorSpec) -> NonZeroUsize {

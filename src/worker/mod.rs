@@ -176,6 +176,12 @@ impl Worker {
         &self.context.registry
     }
 
+    /// How subjects are named, where a connector does not say.
+    #[must_use]
+    pub fn subjects(&self) -> SubjectStrategy {
+        self.context.subjects
+    }
+
     /// The meters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
