@@ -23,6 +23,7 @@ mod plugins;
 pub mod readiness;
 mod records;
 mod snapshot;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -122,6 +123,7 @@ fn connector_routes() -> Router<AdminState> {
         )
         .route("/connectors/{name}/snapshot/pause", put(snapshot::pause))
         .route("/connectors/{name}/snapshot/resume", put(snapshot::resume))
+        .route("/connectors/{name}/tap", get(tap::show))
         .route("/connectors/{name}/dead-letters", get(dead_letters::show))
         .route("/connectors/{name}/dead-letters/redrive", post(dead_letters::redrive))
         .route("/connectors/{name}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))

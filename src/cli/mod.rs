@@ -14,6 +14,7 @@ mod schemas;
 mod snapshot;
 mod status;
 mod table;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -59,6 +60,8 @@ enum Command {
     /// List topics and read their records
     #[command(visible_alias = "topic")]
     Topics(topics::TopicsArgs),
+    /// Show live records before and after each transform
+    Tap(tap::TapArgs),
     /// List, show and redrive records that could not be handled
     #[command(visible_alias = "dead-letter")]
     DeadLetters(dead_letters::DeadLettersArgs),
@@ -117,6 +120,7 @@ impl Command {
             Self::Snapshot(args) => snapshot::snapshot(args, out).await,
             Self::Offsets(args) => offsets::offsets(args, out).await,
             Self::Topics(args) => topics::topics(args, out).await,
+            Self::Tap(args) => tap::tap(&args, out).await,
             Self::DeadLetters(args) => dead_letters::dead_letters(args, out).await,
             Self::Schemas(args) => schemas::schemas(args, out).await,
             Self::Describe(args) => describe::describe(&args, out),

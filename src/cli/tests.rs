@@ -20,6 +20,7 @@ fn the_command_line_is_sound() {
         "rowstream snapshot start shop public.orders public.items --where id>7 --json",
         "rowstream snapshot cancel shop",
         "rowstream transform test connectors.d shop.test.yaml --print",
+        "rowstream tap shop --stage unwrap --values --limit 5",
         "rowstream dead-letters show warehouse --where VALUE_OUT_OF_RANGE --waiting --limit 3",
         "rowstream dead-letters redrive warehouse --offset 12 --offset 13 --partition 0 --to-topic",
         "rowstream dead-letters redrive warehouse --all",

@@ -11,6 +11,7 @@ use rowstream_avro::{AvroDecoder, EncodePlan};
 use rowstream_transforms::{Chain, Part, Record, Step, TransformPlugin};
 use serde_json::{Map, Value};
 
+use super::tap::Tap;
 use crate::config::{ConnectorSpec, secrets, spec};
 
 /// The validated steps of a connector.
@@ -160,13 +161,14 @@ impl Reencoder {
 pub struct SinkChain {
     chain: Chain,
     reencoder: Reencoder,
+    tap: Tap,
 }
 
 impl SinkChain {
-    /// Around the chain of this run.
+    /// Around the chain of this run; whoever looks does so by `tap`.
     #[must_use]
-    pub fn new(chain: Chain) -> Self {
-        Self { chain, reencoder: Reencoder::default() }
+    pub fn new(chain: Chain, tap: Tap) -> Self {
+        Self { chain, reencoder: Reencoder::default(), tap }
     }
 
     /// The record as the sink gets it. It keeps its place in the log, whatever becomes of its topic; a dropped one says so, since
@@ -176,14 +178,15 @@ impl SinkChain {
     /// A step could not handle it, or made several of it: a record has one place, which can't be passed twice.
     pub fn apply(&mut self, record: &SinkRecord) -> Result<SinkRecord, RecordError> {
         let headers = record.headers.iter().map(|(name, value)| (Arc::clone(name), value.as_ref().into()));
-        let mut made = self.chain.apply(Record {
+        let incoming = Record {
             topic: Arc::clone(&record.topic),
             partition: None,
             timestamp_ms: record.timestamp_ms,
             key: record.key.as_ref().map_or(Part::Null, Part::Encoded),
             value: record.value.as_ref().map_or(Part::Null, Part::Encoded),
             headers: headers.collect(),
-        })?;
+        };
+        let mut made = self.tap.apply(&mut self.chain, incoming)?;
         let Some(one) = made.pop() else {
             return Ok(SinkRecord::dropped(record.id.clone(), record.timestamp_ms));
         };

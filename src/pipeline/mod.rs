@@ -6,6 +6,7 @@
 //! - [`fit`]: whether transforms fit the schemas of what goes through them, before anything does.
 //! - [`group`]: records that wait to be committed together.
 //! - [`dead_letters`]: what the tolerance policy does with a record that can't be handled.
+//! - [`tap`]: records on their way through the transforms, for whoever looks.
 //! - [`partition`]: which partition a key belongs to, as Java clients compute it.
 
 pub mod chain;
@@ -16,3 +17,4 @@ pub mod encode;
 pub mod fit;
 pub mod group;
 pub mod partition;
+pub mod tap;

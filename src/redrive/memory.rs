@@ -94,7 +94,11 @@ impl Memory {
     ///
     /// # Errors
     /// There are too many separate ones.
-    pub(super) fn add(&mut self, Place { partition, offset }: Place) -> Result<(), ConnectorError> {
+    pub(super) fn add(&mut self, place: Place) -> Result<(), ConnectorError> {
+        if self.holds(place) {
+            return Ok(());
+        }
+        let Place { partition, offset } = place;
         let ranges = self.partitions.entry(partition).or_default();
         let from = match ranges.range(..=offset).next_back() {
             Some((from, to)) if *to >= offset => *from,

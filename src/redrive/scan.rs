@@ -10,7 +10,7 @@ use crate::{
     topic_log::{LogBatch, LogError, LogEvent, LogReader, SeekTo, TopicFilter, TopicLog},
 };
 
-/// Silence after which what was to be read is taken to be gone: by retention, or with the topic.
+/// Silence after which it is given up: what was to be read is gone, by retention or with the topic, or the log does not answer.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// The reading. What it holds is one batch.
@@ -66,7 +66,13 @@ impl Scan {
     /// The log can't be read.
     pub async fn next(&mut self) -> Result<Option<LogBatch>, ConnectorError> {
         while !self.open.is_empty() {
-            let Ok(event) = timeout(SILENCE, self.reader.next()).await else { return Ok(None) };
+            let Ok(event) = timeout(SILENCE, self.reader.next()).await else {
+                let message = format!(
+                    "the dead letters were not read to their end: nothing came for {} s",
+                    SILENCE.as_secs()
+                );
+                return Err(ConnectorError::transient("DEAD_LETTERS_SILENT", message));
+            };
             match event.map_err(unreadable)? {
                 LogEvent::Gained(partitions) => {
                     for partition in partitions {

@@ -11,6 +11,7 @@ use crate::{
         decode::RecordDecoder,
         encode::learn,
         group::RecordGroup,
+        tap::Tap,
     },
     schema_registry::{SchemaRegistry, SubjectStrategy},
     topic_log::{LogBatch, LogWriter, RecordBatchBuilder, RecordRef, batch::Header},
@@ -30,7 +31,7 @@ impl Through {
         registry: &Arc<dyn SchemaRegistry>,
     ) -> Result<Self, ConnectorError> {
         Ok(Self {
-            chain: SourceChain::new(connector.transforms.build()?.unwrap_or_default()),
+            chain: SourceChain::new(connector.transforms.build()?.unwrap_or_default(), Tap::default()),
             decoder: RecordDecoder::new(Arc::clone(registry)),
             registry: Arc::clone(registry),
             subjects: connector.subjects,

@@ -109,7 +109,7 @@ impl SourceTaskRun {
                 shared.subjects,
                 shared.task,
                 &run_id,
-                shared.transforms.build()?.map(SourceChain::new),
+                shared.transforms.build()?.map(|chain| SourceChain::new(chain, shared.tap.clone())),
             ),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),

@@ -306,6 +306,7 @@ impl Actor {
             connector: spec.name.clone(),
             task,
             transforms: transforms.clone(),
+            tap: self.context.taps.of(&spec.name),
             policy: spec.errors.clone(),
             status: TaskStatus::default(),
             asked: Arc::clone(&self.asked),

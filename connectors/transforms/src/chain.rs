@@ -125,6 +125,18 @@ impl Chain {
     /// # Errors
     /// A step could not handle it; the error names the step.
     pub fn apply<'a>(&mut self, record: Record<'a>) -> Result<Vec<Record<'a>>, RecordError> {
+        self.apply_watched(record, &mut |_, _| {})
+    }
+
+    /// As [`apply`](Self::apply); behind each step `see` is told the step's name and what there is of the record.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_watched<'a>(
+        &mut self,
+        record: Record<'a>,
+        see: &mut dyn FnMut(&str, &[Record<'a>]),
+    ) -> Result<Vec<Record<'a>>, RecordError> {
         let mut records = vec![record];
         for step in &mut self.steps {
             let mut out = Vec::with_capacity(records.len());
@@ -132,6 +144,7 @@ impl Chain {
                 step.apply(record, &mut out).map_err(|error| step.named(error))?;
             }
             records = out;
+            see(&step.name, &records);
         }
         Ok(records)
     }

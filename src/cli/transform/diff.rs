@@ -58,10 +58,8 @@ pub(super) fn compare(
             }
         }
         (Value::Array(wanted), Value::Array(there)) if wanted.len() == there.len() => {
-            let item = schema.and_then(|schema| match schema.ty() {
-                SchemaType::Array(item) => Some(item),
-                _ => None,
-            });
+            let item = schema
+                .and_then(|schema| if let SchemaType::Array(item) = schema.ty() { Some(item) } else { None });
             for (index, pair) in wanted.iter().zip(there).enumerate() {
                 compare(item, pair, others, &format!("{path}[{index}]"), out);
             }
@@ -77,10 +75,10 @@ pub(super) fn compare(
 
 fn member<'s>(schema: Option<&'s Arc<Schema>>, name: &str) -> Option<&'s Arc<Schema>> {
     let schema = schema?;
-    match schema.ty() {
-        SchemaType::Map(item) => Some(item),
-        _ => schema.field(name).map(|(_, field)| &field.schema),
+    if let SchemaType::Map(item) = schema.ty() {
+        return Some(item);
     }
+    schema.field(name).map(|(_, field)| &field.schema)
 }
 
 #[cfg(test)]

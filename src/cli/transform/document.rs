@@ -264,20 +264,20 @@ fn case(case: &Value, topic: Option<&str>) -> Result<Case, ConfigErrors> {
             input.push(record);
         }
     }
-    let expect = match &typed.expect {
-        Value::Object(members) if members.contains_key("error") => match members.get("error") {
-            Some(Value::String(text)) if members.len() == 1 => Some(Expect::Error(text.clone())),
-            _ => {
-                errors.push(
-                    "expect.error",
-                    "expected a text alone: the code of the refusal, or part of its message",
-                );
-                None
-            }
-        },
-        records => {
+    let expect = match typed.expect.get("error") {
+        Some(Value::String(text)) if typed.expect.as_object().is_some_and(|members| members.len() == 1) => {
+            Some(Expect::Error(text.clone()))
+        }
+        Some(_) => {
+            errors.push(
+                "expect.error",
+                "expected a text alone: the code of the refusal, or part of its message",
+            );
+            None
+        }
+        None => {
             let mut expected = Vec::new();
-            for (place, record) in each("expect", records) {
+            for (place, record) in each("expect", &typed.expect) {
                 expected.extend(errors.take(&place, parsed::<Expected>(record)));
             }
             Some(Expect::Records(expected))
@@ -291,11 +291,11 @@ fn case(case: &Value, topic: Option<&str>) -> Result<Case, ConfigErrors> {
 
 /// One record, or each of a list, with its place.
 fn each<'v>(place: &str, value: &'v Value) -> Vec<(String, &'v Value)> {
-    match value {
-        Value::Array(items) => {
+    match value.as_array() {
+        Some(items) => {
             items.iter().enumerate().map(|(index, item)| (format!("{place}[{index}]"), item)).collect()
         }
-        one => vec![(place.to_owned(), one)],
+        None => vec![(place.to_owned(), value)],
     }
 }
 

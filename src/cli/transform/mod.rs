@@ -175,14 +175,12 @@ impl Report {
                 write_problem(problem, out)?;
             }
             if print {
-                match &case.made {
-                    Value::Array(records) if records.is_empty() => writeln!(out, "          (no record)")?,
-                    Value::Array(records) => {
-                        for record in records {
-                            writeln!(out, "          {record}")?;
-                        }
-                    }
-                    refused => writeln!(out, "          {refused}")?,
+                let made = case.made.as_array().map_or(std::slice::from_ref(&case.made), Vec::as_slice);
+                if made.is_empty() {
+                    writeln!(out, "          (no record)")?;
+                }
+                for record in made {
+                    writeln!(out, "          {record}")?;
                 }
             }
         }

@@ -145,12 +145,11 @@ fn inferred(name: &str, inputs: &[&Input]) -> Result<Arc<Schema>, String> {
             format!("field `{path}` is of two types in the examples; declare `tables.TOPIC.columns`")
         })?;
     }
-    let schema = match row {
-        // Only tombstones and truncates: nothing is known of the rows, and nothing needed.
-        Inferred::Unknown => SchemaBuilder::structure().name(name).build(),
-        row => row.schema(name).to_builder().optional_if(false).build(),
-    };
-    Ok(schema)
+    // Only tombstones and truncates: nothing is known of the rows, and nothing needed.
+    if row == Inferred::Unknown {
+        return Ok(SchemaBuilder::structure().name(name).build());
+    }
+    Ok(row.schema(name).to_builder().optional_if(false).build())
 }
 
 fn inferred_key(topic: &str, inputs: &[&Input]) -> Result<Option<Arc<Schema>>, String> {
@@ -159,10 +158,8 @@ fn inferred_key(topic: &str, inputs: &[&Input]) -> Result<Option<Arc<Schema>>, S
         key =
             key.widen(value).map_err(|path| format!("key field `{path}` is of two types in the examples"))?;
     }
-    Ok(match key {
-        Inferred::Unknown => None,
-        key => Some(key.schema(&format!("{topic}.Key")).to_builder().optional_if(false).build()),
-    })
+    let known = key != Inferred::Unknown;
+    Ok(known.then(|| key.schema(&format!("{topic}.Key")).to_builder().optional_if(false).build()))
 }
 
 fn record(topic: &str, shapes: &Shapes, input: &Input, offset: i64) -> Result<SinkRecord, Misfit> {

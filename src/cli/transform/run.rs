@@ -16,7 +16,10 @@ use super::{
     records,
 };
 use crate::{
-    pipeline::chain::{Reencoder, SinkChain},
+    pipeline::{
+        chain::{Reencoder, SinkChain},
+        tap::Tap,
+    },
     registry::PluginKind,
 };
 
@@ -125,7 +128,7 @@ fn of_source(mut chain: Chain, input: &[SinkRecord]) -> Result<Vec<Made>, Record
 }
 
 fn of_sink(chain: Chain, input: &[SinkRecord]) -> Result<Vec<Made>, RecordError> {
-    let mut chain = SinkChain::new(chain);
+    let mut chain = SinkChain::new(chain, Tap::default());
     let mut all = Vec::new();
     for record in input {
         let made = chain.apply(record)?;
@@ -223,11 +226,8 @@ fn record(expected: &Expected, made: &Made, out: &mut Vec<Difference>) {
     }
     for (name, wanted) in &expected.headers {
         let found = made.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-        let wanted = match wanted {
-            Value::Null => None,
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        };
+        let written = wanted.as_str().map_or_else(|| wanted.to_string(), ToOwned::to_owned);
+        let wanted = (!wanted.is_null()).then_some(written);
         if wanted != found {
             let (expected, found) = (wanted.map(Value::from), found.map(Value::from));
             out.push(Difference { path: format!("headers.{name}"), expected, found });

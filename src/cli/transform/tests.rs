@@ -89,14 +89,14 @@ fn a_refusal_can_be_expected() {
 topic: t
 transforms: [{ type: cast, spec: ['n:int8'] }]
 cases:
-  - { name: refused, input: { after: { n: 1000 } }, expect: { error: VALUE } }
-  - { name: not refused, input: { after: { n: 1 } }, expect: { error: VALUE } }
+  - { name: refused, input: { after: { n: 1000 } }, expect: { error: VALUE_OUT_OF_RANGE } }
+  - { name: not refused, input: { after: { n: 1 } }, expect: { error: VALUE_OUT_OF_RANGE } }
   - { name: not expected, input: { after: { n: 1000 } }, expect: [{ after: { n: 1 } }] }
 ");
     assert_eq!(exit, Exit::Failed);
     let lines: Vec<&str> = out.lines().collect();
     assert!(lines[1].starts_with("  FAILED  not refused"), "{out}");
-    assert!(lines[2].ends_with("expected a refusal with `VALUE`, found 1 record"), "{out}");
+    assert!(lines[2].ends_with("expected a refusal with `VALUE_OUT_OF_RANGE`, found 1 record"), "{out}");
     assert!(lines[4].contains("but the record is refused: "), "{out}");
     assert!(lines[4].contains("transform `cast`"), "{out}");
 }

@@ -128,11 +128,7 @@ fn owned(field: &Field) -> ValueRef<'static> {
     match field.schema.default() {
         Some(Default::Bool(truth)) => ValueRef::Bool(*truth),
         Some(Default::Int(number)) => ValueRef::Int(*number),
-        Some(Default::Float(number)) => match field.schema.ty() {
-            #[expect(clippy::cast_possible_truncation, reason = "the default of a FLOAT32 is one")]
-            SchemaType::Float32 => ValueRef::Float32(*number as f32),
-            _ => ValueRef::Float64(*number),
-        },
+        Some(Default::Float(number)) => float_of(&field.schema, *number),
         Some(Default::Str(text)) => ValueRef::Str(text.clone().into()),
         Some(Default::Bytes(bytes)) => ValueRef::Bytes(bytes.clone().into()),
         Some(Default::Null | Default::Array(_) | Default::Struct(_)) | None => ValueRef::Absent,
@@ -165,12 +161,10 @@ fn integer(schema: &Schema, json: &Value) -> Result<ValueRef<'static>, Misfit> {
         }
         (_, _) => return Err(wanted("a whole number")),
     };
-    let bits = match schema.ty() {
-        SchemaType::Int8 => 8,
-        SchemaType::Int16 => 16,
-        SchemaType::Int32 => 32,
-        _ => 64,
-    };
+    let bits: u32 = [(SchemaType::Int8, 8), (SchemaType::Int16, 16), (SchemaType::Int32, 32)]
+        .into_iter()
+        .find_map(|(ty, bits)| (*schema.ty() == ty).then_some(bits))
+        .unwrap_or(64);
     let fits = bits == 64 || (-(1i64 << (bits - 1))..1i64 << (bits - 1)).contains(&number);
     fits.then_some(ValueRef::Int(number)).ok_or_else(|| Misfit::new(format!("is beyond {bits} bits")))
 }
@@ -187,15 +181,16 @@ fn float(schema: &Schema, json: &Value) -> Result<ValueRef<'static>, Misfit> {
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     };
     let number = number.ok_or_else(|| Misfit::new(format!("expected a number, found {}", word(json))))?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounding to the column's width is what a FLOAT32 is"
-    )]
-    Ok(if *schema.ty() == SchemaType::Float32 {
+    Ok(float_of(schema, number))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to the column's width is what a FLOAT32 is")]
+fn float_of(schema: &Schema, number: f64) -> ValueRef<'static> {
+    if *schema.ty() == SchemaType::Float32 {
         ValueRef::Float32(number as f32)
     } else {
         ValueRef::Float64(number)
-    })
+    }
 }
 
 fn decimal(json: &Value) -> Result<ValueRef<'static>, Misfit> {
