@@ -244,21 +244,27 @@ fn check_transforms(reports: &mut [Report]) {
 async fn look(report: &mut Report, tables: Tables) {
     let Some(plan) = report.plan.take() else { return };
     report.looked = true;
-    let looked = async {
-        plan.preflight().await?;
-        match &plan {
-            Plan::Source(source) if tables == Tables::Wanted => source.tables().await,
-            Plan::Source(_) | Plan::Sink(_) => Ok(Vec::new()),
-        }
-    };
-    match timeout(PREFLIGHT_WITHIN, looked).await {
-        Ok(Ok(tables)) => report.tables = tables,
-        Ok(Err(error)) => report.failed(&error),
-        Err(_) => {
-            let message = format!("the system has not answered within {} s", PREFLIGHT_WITHIN.as_secs());
-            report.failed(&ConnectorError::transient("PREFLIGHT_TIMEOUT", message));
+    match within(plan.preflight(), "the system has not answered").await {
+        Ok(()) => {}
+        Err(error) => return report.failed(&error),
+    }
+    if let (Plan::Source(source), Tables::Wanted) = (&plan, tables) {
+        match within(source.tables(), "its tables were not described, and transforms not checked").await {
+            Ok(tables) => report.tables = tables,
+            Err(error) => report.failed(&error),
         }
     }
+}
+
+async fn within<T>(
+    answer: impl Future<Output = Result<T, ConnectorError>>,
+    otherwise: &str,
+) -> Result<T, ConnectorError> {
+    let late = || {
+        let message = format!("{otherwise} within {} s", PREFLIGHT_WITHIN.as_secs());
+        Err(ConnectorError::transient("PREFLIGHT_TIMEOUT", message))
+    };
+    timeout(PREFLIGHT_WITHIN, answer).await.unwrap_or_else(|_| late())
 }
 
 impl Report {

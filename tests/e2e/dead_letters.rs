@@ -146,7 +146,8 @@ fn a_letter_goes_to_its_topic_when_that_is_asked_for() {
     assert_eq!((&from["dead_letters"], &from["offset"]), (&json!("warehouse.dead"), &json!(4)));
 }
 
-/// Many letters, and a daemon that is killed again and again while it brings them back: the redrive topic holds each once.
+/// Many letters, two who ask for them at a time, and a daemon that is killed again and again while it brings them back: the redrive topic
+/// holds each once.
 #[test]
 fn each_letter_comes_back_once_under_sigkill() {
     come_back_once(&Daemon::new(json!({})), 20_000);
@@ -174,15 +175,16 @@ fn come_back_once(daemon: &Daemon, letters: i64) {
     for round in 1..=4 {
         let before = daemon.topic_end(topic).unwrap_or(0);
         std::thread::scope(|scope| {
-            let asked =
-                scope.spawn(|| dead_letters(daemon, &["redrive", "warehouse", "--all", "--limit", &limit]));
+            let ask = || dead_letters(daemon, &["redrive", "warehouse", "--all", "--limit", &limit]);
+            let (asked, other) = (scope.spawn(ask), scope.spawn(ask));
             daemon.until("some of them are written", || {
-                (daemon.topic_end(topic).unwrap_or(0) > before || asked.is_finished()).then_some(())
+                let over = asked.is_finished() && other.is_finished();
+                (over || daemon.topic_end(topic).unwrap_or(0) > before).then_some(())
             });
             if round > 1 {
                 daemon.kill_running();
             }
-            asked.join().unwrap();
+            (asked.join().unwrap(), other.join().unwrap());
         });
         if round > 1 {
             daemon.start();
