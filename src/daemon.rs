@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, AdminState},
     config::{EmbeddedLogConfig, TopicLogConfig, WorkerConfig},
+    pipeline::tap::Taps,
     schema_registry::{BuiltinRegistry, ConfluentRegistry, RegistryError, SchemaRegistry, Schemas},
     telemetry::{logging::LogLevels, metrics::Metrics},
     topic_log::{
@@ -85,6 +86,7 @@ pub async fn run(config: WorkerConfig, log_levels: LogLevels) -> Result<(), Daem
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION")).map_err(|e| DaemonError::Setup(e.to_string()))?;
     let (listener, bound) = listen(config.admin.listen).await?;
     let context = WorkerContext {
+        taps: Taps::default(),
         log: Arc::clone(&log),
         registry,
         subjects: config.schema_registry.subject_strategy,

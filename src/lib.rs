@@ -7,6 +7,7 @@
 //! | [`worker`] | connectors and their tasks: start, stop, pause, restart, status; watched files |
 //! | [`task`] | one task's life: supervision, the source loop, the sink loop |
 //! | [`pipeline`] | changes to Avro records and back; tolerance and dead letters |
+//! | [`redrive`] | dead letters, looked at and brought back |
 //! | [`topic_log`] | the spine: records and offsets, committed together |
 //! | [`schema_registry`] | Confluent's registry: built in, and the client of an external one |
 //! | [`telemetry`] | every metric name; log lines |
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod pipeline;
+pub mod redrive;
 pub mod registry;
 pub mod schema_registry;
 pub mod task;

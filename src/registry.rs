@@ -3,13 +3,13 @@
 //! Authors write the typed traits of `rowstream-api`; the blanket impls here erase them to boxed futures, so that no author meets
 //! `dyn Any` or `Pin<Box>` and the worker meets no type parameter.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use futures::future::{BoxFuture, FutureExt};
 use rowstream_api::{
     ConfigErrors, ConfigSpec, ConnectorError, Delivery, FieldDoc, Flushed, RecordError, RecordId, Schema,
     SinkConnector, SinkRecord, SinkTask, SourceBatch, SourceConnector, SourceOffsets, SourceTask,
-    TargetColumn, TaskContext, TopicOffsets, TopicPartition, TypeRow,
+    TableSchema, TargetColumn, TaskContext, TopicOffsets, TopicPartition, TypeRow,
     snapshot::{Report, SnapshotRequest},
 };
 use rowstream_mysql::{
@@ -187,6 +187,8 @@ pub trait SourcePlan: Send + Sync {
     fn exclusive(&self) -> Vec<String>;
     /// See [`SourceConnector::preflight`].
     fn preflight(&self) -> BoxFuture<'_, Result<(), ConnectorError>>;
+    /// See [`SourceConnector::tables`].
+    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<TableSchema>>, ConnectorError>>;
     /// See [`SourceConnector::split`].
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>>;
     /// See [`SourceConnector::snapshot`].
@@ -327,6 +329,9 @@ impl<S: SourceConnector> SourcePlan for ErasedSource<S> {
     }
     fn preflight(&self) -> BoxFuture<'_, Result<(), ConnectorError>> {
         S::preflight(&self.0).boxed()
+    }
+    fn tables(&self) -> BoxFuture<'_, Result<Vec<Arc<TableSchema>>, ConnectorError>> {
+        S::tables(&self.0).boxed()
     }
     fn split(&self, tasks_max: NonZeroUsize) -> Vec<Box<dyn SourcePlan>> {
         S::split(&self.0, tasks_max).into_iter().map(|p| Box::new(Self(p)) as Box<dyn SourcePlan>).collect()

@@ -12,6 +12,7 @@
 pub mod bodies;
 pub mod check;
 mod connectors;
+mod dead_letters;
 mod error;
 mod health;
 mod lifecycle;
@@ -22,6 +23,7 @@ mod plugins;
 pub mod readiness;
 mod records;
 mod snapshot;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod topics;
@@ -87,6 +89,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/topics/{topic}", get(topics::one))
         .route("/topics/{topic}/records", get(topics::records))
         .route("/consumer-groups", get(topics::groups))
+        .route("/dead-letters", get(dead_letters::list))
         .with_state(state)
         .merge(registry)
         .fallback(error::unknown_path)
@@ -120,6 +123,9 @@ fn connector_routes() -> Router<AdminState> {
         )
         .route("/connectors/{name}/snapshot/pause", put(snapshot::pause))
         .route("/connectors/{name}/snapshot/resume", put(snapshot::resume))
+        .route("/connectors/{name}/tap", get(tap::show))
+        .route("/connectors/{name}/dead-letters", get(dead_letters::show))
+        .route("/connectors/{name}/dead-letters/redrive", post(dead_letters::redrive))
         .route("/connectors/{name}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
 }
 

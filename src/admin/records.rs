@@ -22,6 +22,10 @@ use tokio::time::timeout;
 
 use crate::{
     pipeline::decode::RecordDecoder,
+    redrive::{
+        Memory,
+        letter::{Place, Reason, Selection},
+    },
     schema_registry::SchemaRegistry,
     task::log_failure,
     topic_log::{LogError, LogEvent, LogReader, RecordRef, SeekTo},
@@ -42,6 +46,45 @@ pub(super) struct Read {
     pub(super) limit: Option<u64>,
     /// Whether to wait for more at the end.
     pub(super) follow: bool,
+    /// Only dead letters, and these.
+    pub(super) letters: Option<Letters>,
+}
+
+/// Dead letters of one connector.
+pub(super) struct Letters {
+    pub(super) connector: String,
+    pub(super) selection: Selection,
+    /// Which were redriven.
+    pub(super) memory: Memory,
+    /// Only those that were not.
+    pub(super) waiting: bool,
+}
+
+impl Letters {
+    /// What is told of a letter; `None` for a record that is not wanted.
+    fn told(&self, record: &Decoded) -> Option<Value> {
+        let (id, reason) = match record {
+            Ok(record) => {
+                let headers = record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_ref()));
+                (&record.id, Reason::of(headers)?)
+            }
+            Err(bad) => {
+                let headers = bad.1.headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+                (&bad.0, Reason::of(headers)?)
+            }
+        };
+        let place = Place { partition: id.partition.partition, offset: id.offset };
+        let redriven = self.memory.holds(place);
+        let wanted = reason.connector == self.connector && self.selection.has(place, &reason);
+        if !wanted || (self.waiting && redriven) {
+            return None;
+        }
+        let mut told = json!(reason);
+        if let Some(members) = told.as_object_mut() {
+            members.insert("redriven".to_owned(), Value::Bool(redriven));
+        }
+        Some(told)
+    }
 }
 
 type Decoded = Result<SinkRecord, Box<(RecordId, RecordRef, RecordError)>>;
@@ -96,7 +139,14 @@ impl Reading {
             }
             while out.len() < CHUNK_BYTES && self.read.limit != Some(0) {
                 let Some(record) = self.ready.pop_front() else { break };
-                write_record(&record, &mut out);
+                let told = match &self.read.letters {
+                    Some(letters) => match letters.told(&record) {
+                        Some(told) => Some(told),
+                        None => continue,
+                    },
+                    None => None,
+                };
+                write_record(&record, told.as_ref(), &mut out);
                 self.read.limit = self.read.limit.map(|left| left - 1);
             }
         }
@@ -141,11 +191,11 @@ fn unreadable(error: LogError) -> ConnectorError {
     log_failure("read the topic log", error)
 }
 
-fn write_record(record: &Decoded, out: &mut Vec<u8>) {
+fn write_record(record: &Decoded, letter: Option<&Value>, out: &mut Vec<u8>) {
     match record {
         Ok(record) => {
             let start = out.len();
-            if let Err(error) = write_decoded(record, out) {
+            if let Err(error) = write_decoded(record, letter, out) {
                 out.truncate(start);
                 let header = |(name, value): &(Arc<str>, Bytes)| (name.to_string(), value.clone());
                 let frame = |datum: &Option<Datum>| datum.as_ref().map(|d| d.bytes.clone());
@@ -157,6 +207,7 @@ fn write_record(record: &Decoded, out: &mut Vec<u8>) {
                         value: frame(&record.value),
                         headers: record.headers.iter().map(header).collect(),
                         error: &error,
+                        letter,
                     },
                     out,
                 );
@@ -173,6 +224,7 @@ fn write_record(record: &Decoded, out: &mut Vec<u8>) {
                     value: record.value.clone(),
                     headers: record.headers.iter().map(header).collect(),
                     error,
+                    letter,
                 },
                 out,
             );
@@ -181,9 +233,9 @@ fn write_record(record: &Decoded, out: &mut Vec<u8>) {
 }
 
 /// `{"topic","partition","offset","timestamp","headers","key","value"}`, straight from Avro to JSON.
-fn write_decoded(record: &SinkRecord, out: &mut Vec<u8>) -> Result<(), RecordError> {
+fn write_decoded(record: &SinkRecord, letter: Option<&Value>, out: &mut Vec<u8>) -> Result<(), RecordError> {
     let headers: Vec<Value> = record.headers.iter().map(|(name, value)| header(name, value)).collect();
-    let mut place = place(&record.id, record.timestamp_ms, headers).to_string().into_bytes();
+    let mut place = place(&record.id, record.timestamp_ms, headers, letter).to_string().into_bytes();
     place.pop(); // The closing brace: key and value follow.
     out.extend_from_slice(&place);
     for (name, datum) in [("key", &record.key), ("value", &record.value)] {
@@ -204,11 +256,12 @@ struct Undecodable<'a> {
     value: Option<Bytes>,
     headers: Vec<(String, Bytes)>,
     error: &'a RecordError,
+    letter: Option<&'a Value>,
 }
 
 fn undecodable(record: &Undecodable<'_>, out: &mut Vec<u8>) {
     let headers = record.headers.iter().map(|(name, value)| header(name, value)).collect();
-    let mut body = place(record.id, record.timestamp_ms, headers);
+    let mut body = place(record.id, record.timestamp_ms, headers, record.letter);
     if let Some(members) = body.as_object_mut() {
         let base64 = |bytes: &Option<Bytes>| json!(bytes.as_ref().map(|b| STANDARD.encode(b)));
         let RecordError { stage, code, message } = record.error;
@@ -220,14 +273,18 @@ fn undecodable(record: &Undecodable<'_>, out: &mut Vec<u8>) {
     line(&body, out);
 }
 
-fn place(id: &RecordId, timestamp_ms: i64, headers: Vec<Value>) -> Value {
-    json!({
+fn place(id: &RecordId, timestamp_ms: i64, headers: Vec<Value>, letter: Option<&Value>) -> Value {
+    let mut body = json!({
         "topic": id.partition.topic,
         "partition": id.partition.partition,
         "offset": id.offset,
         "timestamp": timestamp_ms,
         "headers": headers,
-    })
+    });
+    if let (Some(letter), Some(members)) = (letter, body.as_object_mut()) {
+        members.insert("dead_letter".to_owned(), letter.clone());
+    }
+    body
 }
 
 /// A list, because names may repeat; a value that is no text comes in base64.

@@ -106,7 +106,7 @@ pub(super) async fn records(
     }
     let group = format!("rowstream-topics-read-{}", uuid::Uuid::new_v4());
     let reader = state.worker.log().reader(&group, TopicFilter::new([name])).await?;
-    let read = Read { starts, ends, limit: wanted.limit, follow: wanted.follow };
+    let read = Read { starts, ends, limit: wanted.limit, follow: wanted.follow, letters: None };
     let lines = records::lines(reader, state.worker.registry().clone(), read);
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }

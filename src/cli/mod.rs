@@ -1,10 +1,11 @@
 //! The command line: one file per subcommand.
 //!
-//! `run` and `validate` read configuration files; all others but `describe` and `version` talk HTTP to a running daemon. Output goes
+//! `run`, `validate` and `transform` read configuration files; all others but `describe` and `version` talk HTTP to a running daemon. Output goes
 //! to standard output through one writer, log lines and failures to standard error. A closed pipe ends a command quietly.
 
 mod client;
 mod connectors;
+mod dead_letters;
 mod describe;
 mod exit;
 mod offsets;
@@ -13,9 +14,11 @@ mod schemas;
 mod snapshot;
 mod status;
 mod table;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod transform;
 mod type_pages;
 mod validate;
 
@@ -42,6 +45,9 @@ enum Command {
     Run(run::RunArgs),
     /// Check worker.yaml and every connector file, then connect and check the other side
     Validate(validate::ValidateArgs),
+    /// Test a connector's transforms on example records, without a server
+    #[command(visible_alias = "transforms")]
+    Transform(transform::TransformArgs),
     /// Show every connector and whatever is not well
     Status(status::StatusArgs),
     /// List, show, steer and create connectors
@@ -54,6 +60,11 @@ enum Command {
     /// List topics and read their records
     #[command(visible_alias = "topic")]
     Topics(topics::TopicsArgs),
+    /// Show live records before and after each transform
+    Tap(tap::TapArgs),
+    /// List, show and redrive records that could not be handled
+    #[command(visible_alias = "dead-letter")]
+    DeadLetters(dead_letters::DeadLettersArgs),
     /// List and show registered schemas
     #[command(visible_alias = "schema")]
     Schemas(schemas::SchemasArgs),
@@ -103,11 +114,14 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args).await,
             Self::Validate(args) => validate::validate(args, out).await,
+            Self::Transform(args) => transform::transform(&args, out),
             Self::Status(args) => status::status(args, out).await,
             Self::Connectors(args) => connectors::connectors(args, out).await,
             Self::Snapshot(args) => snapshot::snapshot(args, out).await,
             Self::Offsets(args) => offsets::offsets(args, out).await,
             Self::Topics(args) => topics::topics(args, out).await,
+            Self::Tap(args) => tap::tap(&args, out).await,
+            Self::DeadLetters(args) => dead_letters::dead_letters(args, out).await,
             Self::Schemas(args) => schemas::schemas(args, out).await,
             Self::Describe(args) => describe::describe(&args, out),
             Self::Version => Ok(writeln!(out, "rowstream {}", env!("CARGO_PKG_VERSION"))?),

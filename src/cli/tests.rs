@@ -19,6 +19,11 @@ fn the_command_line_is_sound() {
         "rowstream describe webhook",
         "rowstream snapshot start shop public.orders public.items --where id>7 --json",
         "rowstream snapshot cancel shop",
+        "rowstream transform test connectors.d shop.test.yaml --print",
+        "rowstream tap shop --stage unwrap --values --limit 5",
+        "rowstream dead-letters show warehouse --where VALUE_OUT_OF_RANGE --waiting --limit 3",
+        "rowstream dead-letters redrive warehouse --offset 12 --offset 13 --partition 0 --to-topic",
+        "rowstream dead-letters redrive warehouse --all",
     ] {
         if let Err(error) = Cli::try_parse_from(line.split(' ')) {
             panic!("{line}: {error}");
@@ -27,6 +32,8 @@ fn the_command_line_is_sound() {
     let error =
         Cli::try_parse_from(["rowstream", "topics", "read", "t", "--offset", "1", "--from-beginning"]);
     assert_eq!(error.unwrap_err().exit_code(), Exit::Usage as i32);
+    let error = Cli::try_parse_from(["rowstream", "dead-letters", "redrive", "warehouse"]);
+    assert_eq!(error.unwrap_err().exit_code(), Exit::Usage as i32, "all of them must be asked for");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 //!
 //! First what the files say: worker.yaml, every connector file, names that occur twice, upstream resources that two connectors claim.
 //! Then, unless `--offline`, each sound connector looks at its live system; what is missing there comes with what would mend
-//! it (SQL, usually). Nothing is changed anywhere.
+//! it (SQL, usually), and transforms are checked against the tables that the sources would capture. Nothing is changed anywhere.
 
 use std::{
     collections::BTreeMap,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use figment::{
     providers::{Format, Yaml},
 };
 use futures::future::join_all;
-use rowstream_api::{Chain, Class, ConfigErrors, ConnectorError, Delivery};
+use rowstream_api::{Chain, Class, ConfigErrors, ConnectorError, Delivery, TableSchema};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
@@ -28,10 +29,11 @@ use super::{
 use crate::{
     admin::check,
     config::{TopicLogConfig, WorkerConfig},
+    pipeline::{chain::ChainPlan, fit},
     registry::Plan,
     schema_registry::ConfluentRegistry,
     task::log_failure,
-    topic_log,
+    topic_log::{self, TopicFilter},
     worker::{Exclusive, files},
 };
 
@@ -74,6 +76,11 @@ struct Report {
     connector: String,
     delivery: Option<Delivery>,
     plan: Option<Plan>,
+    transforms: Option<ChainPlan>,
+    /// Of a sink.
+    topics: Vec<String>,
+    /// Of a source, once it was looked at.
+    tables: Vec<Arc<TableSchema>>,
     problems: Vec<Problem>,
     looked: bool,
 }
@@ -121,7 +128,13 @@ pub(super) async fn validate(args: ValidateArgs, out: &mut dyn Write) -> Result<
             }
         }
         let wanted = |r: &&mut Report| args.connectors.is_empty() || args.connectors.contains(&r.name);
-        join_all(reports.iter_mut().filter(wanted).map(look)).await;
+        let tables = if reports.iter().filter_map(|r| r.transforms.as_ref()).any(|chain| !chain.is_empty()) {
+            Tables::Wanted
+        } else {
+            Tables::NotNeeded
+        };
+        join_all(reports.iter_mut().filter(wanted).map(|report| look(report, tables))).await;
+        check_transforms(&mut reports);
     }
     if args.json {
         print_json(&Value::Array(reports.iter().map(Report::json).collect()), out)?;
@@ -163,8 +176,10 @@ fn read(file: &Path) -> Report {
     let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     (report.name, report.connector) = (text("name"), text("connector"));
     match check::document(&document) {
-        Ok((_, _, plan)) => {
+        Ok((spec, _, plan)) => {
             report.delivery = Some(plan.delivery());
+            report.transforms = ChainPlan::of(&spec).ok();
+            report.topics = spec.topics;
             report.plan = Some(plan);
         }
         Err(errors) => report.take(&errors),
@@ -202,17 +217,54 @@ async fn probe(registry: &ConfluentRegistry, worker: &mut Report) {
     }
 }
 
-async fn look(report: &mut Report) {
+/// Whether a source's tables are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    Wanted,
+    /// No connector has transforms, and a thousand tables take their time.
+    NotNeeded,
+}
+
+/// Checks each connector's transforms with the schemas that the sources' tables give.
+fn check_transforms(reports: &mut [Report]) {
+    let mut known = Vec::new();
+    for report in reports.iter_mut() {
+        let Some(chain) = report.transforms.as_ref().filter(|_| !report.tables.is_empty()) else { continue };
+        let (made, errors) = fit::of_source(chain, &report.tables);
+        known.extend(made);
+        report.take(&errors);
+    }
+    for report in reports.iter_mut().filter(|report| !report.topics.is_empty()) {
+        let Some(chain) = &report.transforms else { continue };
+        let errors = fit::of_sink(chain, &TopicFilter::new(report.topics.iter().cloned()), &known);
+        report.take(&errors);
+    }
+}
+
+async fn look(report: &mut Report, tables: Tables) {
     let Some(plan) = report.plan.take() else { return };
     report.looked = true;
-    match timeout(PREFLIGHT_WITHIN, plan.preflight()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => report.failed(&error),
-        Err(_) => {
-            let message = format!("the system has not answered within {} s", PREFLIGHT_WITHIN.as_secs());
-            report.failed(&ConnectorError::transient("PREFLIGHT_TIMEOUT", message));
+    match within(plan.preflight(), "the system has not answered").await {
+        Ok(()) => {}
+        Err(error) => return report.failed(&error),
+    }
+    if let (Plan::Source(source), Tables::Wanted) = (&plan, tables) {
+        match within(source.tables(), "its tables were not described, and transforms not checked").await {
+            Ok(tables) => report.tables = tables,
+            Err(error) => report.failed(&error),
         }
     }
+}
+
+async fn within<T>(
+    answer: impl Future<Output = Result<T, ConnectorError>>,
+    otherwise: &str,
+) -> Result<T, ConnectorError> {
+    let late = || {
+        let message = format!("{otherwise} within {} s", PREFLIGHT_WITHIN.as_secs());
+        Err(ConnectorError::transient("PREFLIGHT_TIMEOUT", message))
+    };
+    timeout(PREFLIGHT_WITHIN, answer).await.unwrap_or_else(|_| late())
 }
 
 impl Report {
@@ -223,6 +275,9 @@ impl Report {
             connector: String::new(),
             delivery: None,
             plan: None,
+            transforms: None,
+            topics: Vec::new(),
+            tables: Vec::new(),
             problems: Vec::new(),
             looked: false,
         }

@@ -153,7 +153,7 @@ pub const FRAME_FIELDS: &[FieldDoc] = &[
         "errors.dead_letter_topic",
         FieldKind::Text,
         None,
-        "Topic for records that can't be handled, with where and why in their headers. Needs `errors.tolerance: all`.",
+        "Topic for records that can't be handled, with where and why in their headers; `rowstream dead-letters` shows them and brings them back. Needs `errors.tolerance: all`.",
         "warehouse.dead",
     ),
     FieldDoc::optional(

@@ -11,6 +11,7 @@ use rowstream_avro::{AvroDecoder, EncodePlan};
 use rowstream_transforms::{Chain, Part, Record, Step, TransformPlugin};
 use serde_json::{Map, Value};
 
+use super::tap::Tap;
 use crate::config::{ConnectorSpec, secrets, spec};
 
 /// The validated steps of a connector.
@@ -32,6 +33,17 @@ impl ChainPlan {
     /// # Errors
     /// Every problem at once, under `transforms.NAME`.
     pub fn of(connector: &ConnectorSpec) -> Result<Self, ConfigErrors> {
+        Self::within(connector, &secrets::process_environment)
+    }
+
+    /// As [`of`](Self::of), with another environment for `${env:NAME}`.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn within(
+        connector: &ConnectorSpec,
+        environment: secrets::Environment<'_>,
+    ) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let mut steps = Vec::with_capacity(connector.transforms.len());
         for step in &connector.transforms {
@@ -41,7 +53,7 @@ impl ChainPlan {
                 continue;
             };
             let mut own = ConfigErrors::default();
-            let resolved = secrets::resolve(&step.settings, &secrets::process_environment, &mut own);
+            let resolved = secrets::resolve(&step.settings, environment, &mut own);
             let settings = spec::check(&resolved, plugin.fields, "", &mut own);
             let planned = PlannedStep { name: step.name.clone(), when: step.when.clone(), plugin, settings };
             if own.0.is_empty()
@@ -149,13 +161,14 @@ impl Reencoder {
 pub struct SinkChain {
     chain: Chain,
     reencoder: Reencoder,
+    tap: Tap,
 }
 
 impl SinkChain {
-    /// Around the chain of this run.
+    /// Around the chain of this run; whoever looks does so by `tap`.
     #[must_use]
-    pub fn new(chain: Chain) -> Self {
-        Self { chain, reencoder: Reencoder::default() }
+    pub fn new(chain: Chain, tap: Tap) -> Self {
+        Self { chain, reencoder: Reencoder::default(), tap }
     }
 
     /// The record as the sink gets it. It keeps its place in the log, whatever becomes of its topic; a dropped one says so, since
@@ -165,14 +178,15 @@ impl SinkChain {
     /// A step could not handle it, or made several of it: a record has one place, which can't be passed twice.
     pub fn apply(&mut self, record: &SinkRecord) -> Result<SinkRecord, RecordError> {
         let headers = record.headers.iter().map(|(name, value)| (Arc::clone(name), value.as_ref().into()));
-        let mut made = self.chain.apply(Record {
+        let incoming = Record {
             topic: Arc::clone(&record.topic),
             partition: None,
             timestamp_ms: record.timestamp_ms,
             key: record.key.as_ref().map_or(Part::Null, Part::Encoded),
             value: record.value.as_ref().map_or(Part::Null, Part::Encoded),
             headers: headers.collect(),
-        })?;
+        };
+        let mut made = self.tap.apply(&mut self.chain, incoming)?;
         let Some(one) = made.pop() else {
             return Ok(SinkRecord::dropped(record.id.clone(), record.timestamp_ms));
         };

@@ -19,6 +19,7 @@ use super::{
     encode::fits,
     group::{Record, RecordGroup},
     partition::partition_of,
+    tap::Tap,
 };
 use crate::{schema_registry::Part, topic_log::batch::Header};
 
@@ -26,6 +27,7 @@ use crate::{schema_registry::Part, topic_log::batch::Header};
 const FRAME: usize = 5;
 
 /// A record before the steps.
+#[derive(Debug)]
 pub struct Staged {
     /// Topic of its table.
     pub topic: Arc<str>,
@@ -70,6 +72,7 @@ pub struct SourceChain {
     ids: Ids,
     topics: HashMap<Arc<str>, Vec<TopicPartition>>,
     record_bytes_max: usize,
+    tap: Tap,
 }
 
 /// Ids of schemas by topic, part and the schema's address; the schema is held, so that an address is never reused.
@@ -85,15 +88,16 @@ struct Made<'a> {
 }
 
 impl SourceChain {
-    /// Around the chain of this run.
+    /// Around the chain of this run; whoever looks does so by `tap`.
     #[must_use]
-    pub fn new(chain: Chain) -> Self {
+    pub fn new(chain: Chain, tap: Tap) -> Self {
         Self {
             chain,
             reencoder: Reencoder::default(),
             ids: HashMap::new(),
             topics: HashMap::new(),
             record_bytes_max: usize::MAX,
+            tap,
         }
     }
 
@@ -118,10 +122,10 @@ impl SourceChain {
         group: &mut RecordGroup,
         common: &[Header<'_>],
     ) -> Result<Option<Unknown>, RecordError> {
-        let Self { chain, reencoder, ids, topics, record_bytes_max } = self;
+        let Self { chain, reencoder, ids, topics, record_bytes_max, tap } = self;
         let mut ready = Vec::with_capacity(staged.len());
         for record in staged {
-            for made in chain.apply(transformed(record))? {
+            for made in tap.apply(chain, transformed(record))? {
                 let key = match framed(&made.topic, Part::Key, reencoder.datum(&made.key)?, ids) {
                     Ok(key) => key,
                     Err(unknown) => return Ok(Some(unknown)),

@@ -4,17 +4,27 @@
 //! topic: the record goes there as it was, with Kafka Connect's `__connect.errors.*` headers, and only when that is durable may the
 //! offset pass it. `all` without a topic: it is skipped. It is counted in each case, and nothing is dropped in silence.
 //!
+//! A change that a source's transforms refuse goes there as the records that it was before them, so that it can be brought back
+//! ([`crate::redrive`]) when the transforms are mended; one that never became a record leaves a letter that only says why.
+//!
 //! A crash between the dead letter's commit and the offset's may write the dead letter again; its headers name the
 //! record's place, so a reader can tell.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rowstream_api::{ConnectorError, RecordError, RecordId, TopicPartition};
+use rowstream_api::{Chain, Class, ConnectorError, Datum, RecordError, RecordId, TopicPartition};
+use rowstream_avro::{put_frame_header, to_avro_json};
 
-use super::partition::partition_of;
+use super::{
+    chained::Staged,
+    encode::{Refused, now_us, register},
+    partition::partition_of,
+};
 use crate::{
     config::{ErrorPolicy, Tolerance},
+    redrive::letter::WHOLE_HEADER,
+    schema_registry::{Part, SchemaRegistry, SubjectStrategy},
     task::{commit_failure, log_failure},
     topic_log::{LogWriter, RecordBatchBuilder, TopicBatch, TopicLog, WriteGroup, batch::Header},
 };
@@ -166,4 +176,70 @@ impl DeadLetters {
         ]);
         headers
     }
+}
+
+/// The letters of a change that was refused: its records as they were before the transforms, framed so that the dead letter topic's
+/// readers can decode them; or, where there are none or the registry won't have their schemas, one that says why and holds no record.
+///
+/// # Errors
+/// The registry could not be reached.
+pub async fn letters_of(
+    refused: Refused,
+    common: &[(String, Vec<u8>)],
+    registry: &Arc<dyn SchemaRegistry>,
+    dead_letter_topic: Option<&str>,
+) -> Result<Vec<DeadLetter>, ConnectorError> {
+    let Refused { topic, key, staged, error, .. } = refused;
+    if let Some(to) = dead_letter_topic.filter(|_| !staged.is_empty()) {
+        match whole(&staged, &error, common, (registry, to)).await {
+            Ok(letters) => return Ok(letters),
+            Err(failure) if failure.class == Class::Transient => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(topic = &*topic, error = %Chain(&failure), "a dead letter can't hold its record");
+            }
+        }
+    }
+    let (key, timestamp_ms) = (key.map(Bytes::from), now_us() / 1000);
+    Ok(vec![DeadLetter { id: None, topic, key, value: None, headers: Vec::new(), timestamp_ms, error }])
+}
+
+/// One letter for each record.
+async fn whole(
+    staged: &[Staged],
+    error: &RecordError,
+    common: &[(String, Vec<u8>)],
+    to: (&Arc<dyn SchemaRegistry>, &str),
+) -> Result<Vec<DeadLetter>, ConnectorError> {
+    let shared = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    let mut letters = Vec::with_capacity(staged.len());
+    for record in staged {
+        let common = common.iter().map(|(name, value)| (shared(name.as_bytes()), shared(value)));
+        let own = record.headers.iter().map(|(name, value)| (shared(name.as_bytes()), shared(value)));
+        let mark = (Bytes::from_static(WHOLE_HEADER.as_bytes()), Bytes::from_static(b"true"));
+        letters.push(DeadLetter {
+            id: None,
+            topic: Arc::clone(&record.topic),
+            key: framed(to, Part::Key, record.key.as_ref()).await?,
+            value: framed(to, Part::Value, record.value.as_ref()).await?,
+            headers: common.chain(own).chain([mark]).collect(),
+            timestamp_ms: record.timestamp_ms,
+            error: error.clone(),
+        });
+    }
+    Ok(letters)
+}
+
+/// Key or value with the id of its schema in front. The subject is named after the record, because letters of all tables share a topic.
+async fn framed(
+    (registry, topic): (&Arc<dyn SchemaRegistry>, &str),
+    part: Part,
+    datum: Option<&Datum>,
+) -> Result<Option<Bytes>, ConnectorError> {
+    let Some(datum) = datum else { return Ok(None) };
+    let schema = to_avro_json(datum.schema());
+    let id = register((Arc::clone(registry), SubjectStrategy::TopicRecord), topic, part, &schema).await?;
+    let mut framed = Vec::with_capacity(datum.bytes.len() + 5);
+    put_frame_header(id, &mut framed);
+    framed.extend_from_slice(&datum.bytes);
+    Ok(Some(framed.into()))
 }

@@ -53,6 +53,8 @@ pub struct Refused {
     pub topic: Arc<str>,
     /// Its framed key, where that much could be encoded.
     pub key: Option<Vec<u8>>,
+    /// Its records before the transforms, where it was these that refused one of them.
+    pub staged: Vec<Staged>,
     /// Why.
     pub error: RecordError,
 }
@@ -169,8 +171,12 @@ impl EventEncoder {
                 return Err(stop());
             };
             let push = Push { table, view: &view, now_us, scratch, group, common: &common };
+            let mut staged_whole = false;
             let pushed = push.run().and_then(|()| match chain {
-                Some(chain) => chain.push(&scratch.staged, group, &common),
+                Some(chain) => {
+                    staged_whole = true;
+                    chain.push(&scratch.staged, group, &common)
+                }
                 None => Ok(None),
             });
             match pushed {
@@ -186,7 +192,8 @@ impl EventEncoder {
                     // Before the transforms a key has no schema id, and would say nothing to whoever reads it.
                     let key = (chain.is_none() && !scratch.key.is_empty()).then(|| scratch.key.clone());
                     let topic = Arc::clone(&view.table.topic);
-                    pause = Some(Pause::Refused(Refused { ordinal: ordinal - 1, topic, key, error }));
+                    let staged = if staged_whole { std::mem::take(&mut scratch.staged) } else { Vec::new() };
+                    pause = Some(Pause::Refused(Refused { ordinal: ordinal - 1, topic, key, staged, error }));
                     Err(stop())
                 }
             }
@@ -232,33 +239,50 @@ impl EventEncoder {
         Ok(())
     }
 
-    /// Registers what the transforms made, or makes the topic that they chose.
     async fn learn_made(
         &mut self,
         unknown: Unknown,
         writer: &mut dyn LogWriter,
     ) -> Result<(), ConnectorError> {
-        match unknown {
-            Unknown::Schema { topic, part, schema } => {
-                let id = register(self.registry(), &topic, part, &to_avro_json(&schema)).await?;
-                if let Some(chain) = &mut self.chain {
-                    chain.registered(topic, part, (schema, id));
-                }
-            }
-            Unknown::Topic(topic) => {
-                let partitions = partitions(writer, &topic).await?;
-                let record_bytes_max = writer.record_bytes_max().unwrap_or(usize::MAX);
-                if let Some(chain) = &mut self.chain {
-                    chain.made(topic, partitions, record_bytes_max);
-                }
-            }
+        let registry = self.registry();
+        match &mut self.chain {
+            Some(chain) => learn(chain, unknown, registry, writer).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The headers that every record of this run has.
+    #[must_use]
+    pub fn common(&self) -> &[(String, Vec<u8>)] {
+        &self.common
     }
 }
 
+/// Registers what transforms made, or makes the topic that they chose.
+///
+/// # Errors
+/// The registry refused or could not be reached, or the log could not make the topic.
+pub async fn learn(
+    chain: &mut SourceChain,
+    unknown: Unknown,
+    registry: (Arc<dyn SchemaRegistry>, SubjectStrategy),
+    writer: &mut dyn LogWriter,
+) -> Result<(), ConnectorError> {
+    match unknown {
+        Unknown::Schema { topic, part, schema } => {
+            let id = register(registry, &topic, part, &to_avro_json(&schema)).await?;
+            chain.registered(topic, part, (schema, id));
+        }
+        Unknown::Topic(topic) => {
+            let partitions = partitions(writer, &topic).await?;
+            chain.made(topic, partitions, writer.record_bytes_max().unwrap_or(usize::MAX));
+        }
+    }
+    Ok(())
+}
+
 /// Registers a schema under its subject. Not a method: a chain is used by one task and not shared, and a future that holds `&self` is.
-async fn register(
+pub(super) async fn register(
     (registry, subjects): (Arc<dyn SchemaRegistry>, SubjectStrategy),
     topic: &str,
     part: Part,
@@ -533,7 +557,7 @@ fn stop() -> RecordError {
     RecordError::value("VISIT_STOPPED", "the visit was stopped")
 }
 
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config::ErrorPolicy,
-    pipeline::chain::ChainPlan,
+    pipeline::{chain::ChainPlan, tap::Tap},
     schema_registry::{SchemaRegistry, SubjectStrategy},
     topic_log::{CommitError, LogError, TopicLog},
 };
@@ -35,6 +35,8 @@ pub struct TaskShared {
     pub task: usize,
     /// What happens to its records on their way.
     pub transforms: ChainPlan,
+    /// Where they are looked at meanwhile.
+    pub tap: Tap,
     /// What happens to bad records.
     pub policy: ErrorPolicy,
     /// What others see.

@@ -11,6 +11,7 @@
 //! - Records reach `put` in order per partition, each once per run; a failed run is followed by one that asks again.
 //! - A refused record is disposed of by policy, durably, before the next `flush`, which is the first that may pass it.
 //! - Group offsets are stored after the destination's and may lag: they serve lag, retention, and at-least-once sinks.
+//! - Dead letters that come back ([`crate::redrive`]) are in a topic of this sink alone, read as the others are, with a position of its own.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -36,6 +37,7 @@ use crate::{
         dead_letters::{DeadLetter, DeadLetters},
         decode::RecordDecoder,
     },
+    redrive::{REDRIVE_PREFIX, letter::Redriven},
     registry::{AnySinkTask, SinkPlan},
     telemetry::metrics::SinkTaskMetrics,
     topic_log::{LogBatch, LogEvent, LogReader, RecordRef, SeekTo, TopicFilter},
@@ -116,7 +118,7 @@ impl SinkTaskRun {
             sink,
             reader,
             decoder: RecordDecoder::new(Arc::clone(&shared.registry)),
-            transforms: shared.transforms.build()?.map(SinkChain::new),
+            transforms: shared.transforms.build()?.map(|chain| SinkChain::new(chain, shared.tap.clone())),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),
                 shared.policy.clone(),
@@ -251,6 +253,9 @@ impl SinkLoop<'_> {
                 }
             }
         }
+        if batch.partition.topic.starts_with(REDRIVE_PREFIX) {
+            records.iter_mut().for_each(bring_back);
+        }
         let refused = self.transform(&mut records);
         self.recent.entry(batch.partition.clone()).or_default().push_back(batch);
         self.dispose(letters).await?;
@@ -322,8 +327,23 @@ impl SinkLoop<'_> {
 
     async fn refused(&mut self, refused: Vec<(RecordId, RecordError)>) -> Result<(), ConnectorError> {
         let mut letters = Vec::with_capacity(refused.len());
+        // A batch is read once, however many of its records are refused.
+        let mut read: Option<(TopicPartition, i64, Vec<RecordRef>)> = None;
         for (id, error) in refused {
-            let raw = self.raw(&id)?;
+            let raw = read.as_ref().and_then(|(partition, base, records)| {
+                let index = usize::try_from(id.offset.checked_sub(*base)?).ok()?;
+                records.get(index).filter(|_| *partition == id.partition)
+            });
+            let raw = match raw {
+                Some(raw) => raw.clone(),
+                None => {
+                    let (base, records) = self.batch_of(&id)?;
+                    let index = usize::try_from(id.offset - base).ok();
+                    let raw = index.and_then(|index| records.get(index)).cloned();
+                    read = Some((id.partition.clone(), base, records));
+                    raw.ok_or_else(|| unknown(&id))?
+                }
+            };
             letters.push(letter(id, raw, error));
         }
         self.dispose(letters).await
@@ -340,23 +360,16 @@ impl SinkLoop<'_> {
         Ok(())
     }
 
-    /// The record as it stands in the log.
-    fn raw(&self, id: &RecordId) -> Result<RecordRef, ConnectorError> {
+    /// The records of the batch that holds this one, as they stand in the log, and the offset of the first.
+    fn batch_of(&self, id: &RecordId) -> Result<(i64, Vec<RecordRef>), ConnectorError> {
         let batch = self.recent.get(&id.partition).and_then(|batches| {
             batches
                 .iter()
                 .find(|b| (b.base_offset..b.base_offset + i64::from(b.records.count())).contains(&id.offset))
         });
-        let missing = || {
-            ConnectorError::fatal(
-                "BUG_REFUSED_UNKNOWN",
-                format!("the sink refused record {} of {}, which it does not hold", id.offset, id.partition),
-            )
-        };
-        let batch = batch.ok_or_else(missing)?;
-        let index = usize::try_from(id.offset - batch.base_offset).map_err(|_| missing())?;
+        let batch = batch.ok_or_else(|| unknown(id))?;
         let records = batch.records.records().map_err(|e| log_failure("read the topic log", e))?;
-        records.into_iter().nth(index).ok_or_else(missing)
+        Ok((batch.base_offset, records))
     }
 
     async fn store_group_offsets(&mut self) -> Result<(), ConnectorError> {
@@ -386,7 +399,31 @@ fn offsets_lost(connector: &str, partition: &TopicPartition, stored: i64) -> Con
     ))
 }
 
+fn unknown(id: &RecordId) -> ConnectorError {
+    ConnectorError::fatal(
+        "BUG_REFUSED_UNKNOWN",
+        format!("the sink refused record {} of {}, which it does not hold", id.offset, id.partition),
+    )
+}
+
+/// A redriven record counts as one of the topic it came from; its id stays that of its place in the redrive topic, by which the
+/// destination remembers it.
+fn bring_back(record: &mut SinkRecord) {
+    let headers = record.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_ref()));
+    if let Some(redriven) = Redriven::of(headers) {
+        record.topic = redriven.topic.into();
+    }
+}
+
 fn letter(id: RecordId, raw: RecordRef, error: RecordError) -> DeadLetter {
+    let mut id = id;
+    // One that fails again names the place it had at first, not the one it was redriven by.
+    if id.partition.topic.starts_with(REDRIVE_PREFIX)
+        && let Some(redriven) = Redriven::of(raw.headers.iter().map(|(name, value)| (&**name, &**value)))
+        && let (Some(partition), Some(offset)) = (redriven.partition, redriven.offset)
+    {
+        id = RecordId { partition: TopicPartition::new(redriven.topic, partition), offset };
+    }
     DeadLetter {
         topic: Arc::clone(&id.partition.topic),
         id: Some(id),

@@ -16,7 +16,6 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
-use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use rowstream_api::{Chain, Class, ConnectorError, SourceBatch, SourceOffsets, snapshot::SnapshotRequest};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ use super::{
 use crate::{
     pipeline::{
         chained::SourceChain,
-        dead_letters::{DeadLetter, DeadLetters},
+        dead_letters::{DeadLetters, letters_of},
         encode::{EventEncoder, Refused},
         group::RecordGroup,
     },
@@ -110,7 +109,7 @@ impl SourceTaskRun {
                 shared.subjects,
                 shared.task,
                 &run_id,
-                shared.transforms.build()?.map(SourceChain::new),
+                shared.transforms.build()?.map(|chain| SourceChain::new(chain, shared.tap.clone())),
             ),
             dead_letters: DeadLetters::new(
                 Arc::clone(&shared.log),
@@ -281,18 +280,11 @@ impl SourceLoop<'_> {
     }
 
     async fn dispose(&mut self, refused: Refused) -> Result<(), ConnectorError> {
-        let letter = DeadLetter {
-            id: None,
-            topic: refused.topic,
-            key: refused.key.map(Bytes::from),
-            value: None,
-            headers: Vec::new(),
-            timestamp_ms: now_ms(),
-            error: refused.error,
-        };
-        let written = self.dead_letters.dispose(&[letter]).await?;
+        let topic = self.shared.policy.dead_letter_topic.as_deref();
+        let letters = letters_of(refused, self.encoder.common(), &self.shared.registry, topic).await?;
+        let written = self.dead_letters.dispose(&letters).await?;
         self.metrics.task.dead_lettered(written as u64);
-        self.metrics.task.skipped(1 - written.min(1) as u64);
+        self.metrics.task.skipped(u64::from(written == 0));
         Ok(())
     }
 
@@ -340,12 +332,4 @@ impl SourceLoop<'_> {
 async fn withdraw(shared: &TaskShared, done: &[SnapshotRequest]) -> Result<(), ConnectorError> {
     let withdrawn = requests::withdraw(shared.log.state(), &shared.connector, done).await;
     withdrawn.map_err(|e| log_failure("withdraw a snapshot request", e))
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|d| i64::try_from(d.as_millis()).ok())
-        .unwrap_or(0)
 }

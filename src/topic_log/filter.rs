@@ -1,6 +1,6 @@
 //! Which topics a reader wants: names and `*` patterns; and which of their partitions, where several readers share them.
 
-use crate::pipeline::partition::partition_of;
+use crate::{pipeline::partition::partition_of, redrive::REDRIVE_PREFIX};
 
 /// A set of topic patterns. `*` stands for any run of characters, so `shop.public.*` matches `shop.public.orders`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +44,11 @@ impl TopicFilter {
         &self.patterns
     }
 
-    /// Whether this topic is wanted.
+    /// Whether this topic is wanted. A sink's redrive topic is its own: only a pattern that begins as these topics do matches it.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
-        self.patterns.iter().any(|p| glob(p.as_bytes(), topic.as_bytes()))
+        let own = |pattern: &str| !topic.starts_with(REDRIVE_PREFIX) || pattern.starts_with(REDRIVE_PREFIX);
+        self.patterns.iter().any(|p| own(p) && glob(p.as_bytes(), topic.as_bytes()))
     }
 }
 
@@ -85,6 +86,8 @@ mod tests {
         for unwanted in ["shop.publicXorders", "exactly", "", "ab", "acb"] {
             assert!(!filter.matches(unwanted), "{unwanted}");
         }
+        assert!(!TopicFilter::new(["*"]).matches("rowstream.redrive.warehouse"));
+        assert!(TopicFilter::new(["rowstream.redrive.warehouse"]).matches("rowstream.redrive.warehouse"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{Origin, Restart, TargetState, WorkerContext, connector::lock, share:
 use crate::{
     config::ConnectorSpec,
     pipeline::chain::ChainPlan,
+    redrive::redrive_topic,
     registry::{self, Plan, Plugin, PluginKind, SinkPlan},
     task::{
         TaskShared,
@@ -305,6 +306,7 @@ impl Actor {
             connector: spec.name.clone(),
             task,
             transforms: transforms.clone(),
+            tap: self.context.taps.of(&spec.name),
             policy: spec.errors.clone(),
             status: TaskStatus::default(),
             asked: Arc::clone(&self.asked),
@@ -335,7 +337,7 @@ impl Actor {
                         let shared = shared(task);
                         let status = shared.status.clone();
                         let metrics = metrics.sink_task(&spec.name, task, &status.gauges);
-                        let topics = TopicFilter::new(spec.topics.iter().cloned()).share(share, count);
+                        let topics = TopicFilter::new(topics_of(spec)).share(share, count);
                         let plan = Arc::clone(&plan);
                         let here = TaskHere { status, _series: metrics.task.clone() };
                         let run = SinkTaskRun { plan, topics, start_at, shared, metrics, runs: 0 };
@@ -406,6 +408,12 @@ fn spawn_task(
     let supervised = supervise(runnable, here.status.clone(), policy, stop.clone());
     run.spawn(supervised.instrument(span));
     RunningTask { here, stop, run }
+}
+
+/// What a sink reads: its topics, and its own dead letters that come back.
+fn topics_of(spec: &ConnectorSpec) -> Vec<String> {
+    let redriven = spec.errors.dead_letter_topic.as_ref().map(|_| redrive_topic(&spec.name));
+    spec.topics.iter().cloned().chain(redriven).collect()
 }
 
 fn tasks_max(spec: &ConnectorSpec) -> NonZeroUsize {

@@ -46,17 +46,24 @@ impl FileProblems {
     }
 }
 
-/// The connector files of a directory, in order of name.
+/// The connector files of a directory, in order of name: all `.yaml` and `.yml` but `NAME.test.yaml`, which holds example records for the
+/// transforms of `NAME.yaml` beside it.
 ///
 /// # Errors
 /// The directory can't be listed.
 pub fn list(directory: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)?
         .filter_map(|entry| entry.ok().map(|e| e.path()))
-        .filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml") && p.is_file())
+        .filter(|p| {
+            p.extension().is_some_and(|e| e == "yaml" || e == "yml") && !is_of_tests(p) && p.is_file()
+        })
         .collect();
     files.sort();
     Ok(files)
+}
+
+fn is_of_tests(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| Path::new(stem).extension().is_some_and(|e| e == "test"))
 }
 
 /// Keeps the worker's file connectors as the directory says, until `stop`.

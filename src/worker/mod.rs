@@ -35,6 +35,7 @@ pub use snapshot::SnapshotView;
 
 use crate::{
     config::ConnectorSpec,
+    pipeline::tap::Taps,
     registry::{self, PluginKind},
     schema_registry::{SchemaRegistry, SubjectStrategy},
     task::{sink_loop::group_of, sink_start},
@@ -76,6 +77,8 @@ pub struct WorkerContext {
     pub stop_timeout: Duration,
     /// Which connector uses which upstream resource.
     pub exclusive: Exclusive,
+    /// Where records are looked at on their way.
+    pub taps: Taps,
 }
 
 /// Upstream resources in use, each by one connector.
@@ -174,6 +177,18 @@ impl Worker {
     #[must_use]
     pub fn registry(&self) -> &Arc<dyn SchemaRegistry> {
         &self.context.registry
+    }
+
+    /// How subjects are named, where a connector does not say.
+    #[must_use]
+    pub fn subjects(&self) -> SubjectStrategy {
+        self.context.subjects
+    }
+
+    /// Where records are looked at on their way through the transforms that run here.
+    #[must_use]
+    pub fn taps(&self) -> &Taps {
+        &self.context.taps
     }
 
     /// The meters.

@@ -15,6 +15,7 @@ mod bad_input;
 mod bug_classes;
 mod cluster;
 mod damage;
+mod dead_letters;
 mod exactly_once;
 mod kafka_access;
 mod kafka_faults;

@@ -205,3 +205,85 @@ fn what_a_step_can_not_handle_follows_the_policy() {
     let read = daemon.cli(&["topics", "read", "warehouse.dead", "--json", "--url", &url]);
     assert!(said(&read).contains("TRANSFORMATION"), "{}", said(&read));
 }
+
+/// Before anything runs, and with the place: a column that no table has, in a source's step; in a sink's, one that the source's steps took
+/// away.
+#[test]
+fn validate_checks_transforms_against_the_tables() {
+    let (source, target) = (Database::new("tv_src"), Database::new("tv_dst"));
+    source.sql.run(ORDERS);
+    let daemon = Daemon::new(json!({}));
+    let with_steps = |filter: &str| {
+        let steps = json!([
+            { "type": "filter", "name": "north", "condition": filter },
+            { "type": "drop", "fields": ["secret"] },
+        ]);
+        daemon.connector(&with(rig::source(&source, json!({})), &steps));
+    };
+    with_steps("after.regoin == 'north'");
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 78, "{told}");
+    let expected = "problem: transforms.north: `after.regoin` is not known; did you mean `region`?";
+    assert!(told.contains(expected) && told.contains("every record of `shop.public.orders`"), "{told}");
+
+    with_steps("after.region == 'north'");
+    let hush = json!([{ "type": "mask", "fields": ["*"], "when": "after.secret != ''" }]);
+    daemon.connector(&with(rig::sink(&target, json!({})), &hush));
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 78, "{told}");
+    assert!(told.contains("problem: transforms.mask: `when`: `after.secret` is not known"), "{told}");
+
+    daemon
+        .connector(&with(rig::sink(&target, json!({})), &json!([{ "type": "mask", "fields": ["region"] }])));
+    let (code, told) = daemon.validate();
+    assert_eq!(code, 0, "{told}");
+}
+
+/// Live records of a source and of a sink before and behind each step; what rows hold only to whom asks for it.
+#[test]
+fn a_tap_shows_records_between_the_steps() {
+    let (source, target) = (Database::new("tt_src"), Database::new("tt_dst"));
+    source.sql.run(ORDERS);
+    let daemon = Daemon::new(json!({}));
+    let steps = json!([{ "type": "drop", "fields": ["secret"] }, { "type": "filter", "condition": "after.amount > 0" }]);
+    daemon.connector(&with(rig::source(&source, json!({})), &steps));
+    daemon.connector(&with(rig::sink(&target, json!({})), &json!([{ "type": "unwrap" }])));
+    daemon.start();
+    daemon.until_streaming("shop");
+    let url = format!("http://127.0.0.1:{}", daemon.port);
+    let tap =
+        |arguments: &[&str]| said(&daemon.cli(&[&["tap"], arguments, &["--json", "--url", &url]].concat()));
+    // Rows come until each looker has seen one.
+    let looked = |arguments: &[&str]| -> Value {
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| tap(arguments));
+            let mut id = source.sql.number("SELECT coalesce(max(id), 0) FROM orders");
+            daemon.until("something is seen", || {
+                id += 1;
+                source.sql.run(&format!("INSERT INTO orders VALUES ({id}, 'north', -5, 'hush')"));
+                looking.is_finished().then_some(())
+            });
+            let told = looking.join().unwrap();
+            serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+        })
+    };
+    let look = looked(&["shop", "--limit", "1"]);
+    let stage = |number: usize| &look["stages"][number];
+    assert_eq!(stage(0)["records"][0]["value"]["after"]["secret"], "***", "{look}");
+    assert_eq!(
+        (&stage(1)["step"], &stage(1)["records"][0]["value"]["op"]),
+        (&json!("drop"), &json!("c")),
+        "{look}"
+    );
+    assert_eq!(stage(1)["records"][0]["value"]["after"].get("secret"), None, "{look}");
+    assert_eq!((&stage(2)["step"], &stage(2)["records"]), (&json!("filter"), &json!([])), "{look}");
+    let look = looked(&["shop", "--limit", "1", "--stage", "drop", "--values"]);
+    let stages: Vec<&Value> =
+        look["stages"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
+    assert_eq!(stages, [&json!(0), &json!(1)]);
+    assert_eq!(look["stages"][0]["records"][0]["value"]["after"]["secret"], "hush", "{look}");
+    assert!(tap(&["shop", "--stage", "3"]).contains("its steps are drop, filter"));
+    daemon.connector(&rig::source(&source, json!({})));
+    let look = looked(&["warehouse", "--limit", "1"]);
+    assert_eq!(look["stages"][1]["records"][0]["value"]["amount"], "***", "{look}");
+}

@@ -1,9 +1,9 @@
 //! The contract of a source connector.
 
-use std::{future::Future, num::NonZeroUsize};
+use std::{future::Future, num::NonZeroUsize, sync::Arc};
 
 use crate::{
-    change::SourceBatch,
+    change::{SourceBatch, TableSchema},
     config::ConfigSpec,
     error::{ConfigErrors, ConnectorError},
     offset::SourceOffsets,
@@ -102,6 +102,13 @@ pub trait SourceConnector: Sized + Send + Sync + 'static {
     /// Read-only look at the live system: reach, privileges, retention, replica identity. Reports every problem
     /// as a config error whose remedy is the SQL that mends it.
     fn preflight(plan: &Self::Plan) -> impl Future<Output = Result<(), ConnectorError>> + Send;
+    /// The captured tables as they are now, for looking whether what a user configured fits them. Read-only; needs no more than
+    /// [`preflight`](Self::preflight) does, and is asked for after it. A source whose tables can't be known before they change tells none.
+    fn tables(
+        _plan: &Self::Plan,
+    ) -> impl Future<Output = Result<Vec<Arc<TableSchema>>, ConnectorError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
     /// Divides the work into at most `tasks_max` plans.
     fn split(plan: &Self::Plan, tasks_max: NonZeroUsize) -> Vec<Self::Plan>;
     /// How far the snapshot is of a source that stands here; `None` from a source that has no snapshots. Pure.

@@ -1,15 +1,18 @@
 //! A read-only look at the server that finds everything that would stop the source, and prints the SQL that mends it.
 
+use std::sync::Arc;
+
 use mysql_async::{Conn, prelude::Queryable};
-use rowstream_api::{Attempting, ConnectorError};
+use rowstream_api::{Attempting, ConnectorError, TableSchema};
 
 use crate::{
-    catalog,
+    catalog::{self, Catalog},
     connection::{Flavour, Server},
     error::from_mysql,
     ident::QuotedLiteral,
     setup::{self, Problems},
     source_config::{RowMetadata, SnapshotMode, SourcePlan},
+    table,
 };
 
 /// Looks.
@@ -26,6 +29,22 @@ pub async fn check(plan: &SourcePlan) -> Result<(), ConnectorError> {
         problems.extend(setup::table_problems(&plan.topic_prefix, &tables));
     }
     if problems.is_empty() { Ok(()) } else { Err(setup::as_error("MYSQL_PREFLIGHT", problems)) }
+}
+
+/// The captured tables at their present shapes.
+///
+/// # Errors
+/// The server's, or a column that is not supported.
+pub async fn tables(plan: &SourcePlan) -> Result<Vec<Arc<TableSchema>>, ConnectorError> {
+    let (mut conn, server) = catalog::connect(&plan.connection).await?;
+    let mut catalog = Catalog::load(&mut conn, server.flavour).await?;
+    let mut tables = Vec::new();
+    for (database, table) in catalog::captured_tables(&mut conn, &plan.tables).await? {
+        if let Some(shape) = catalog.describe(&mut conn, &database, &table).await? {
+            tables.push(table::build(&shape, &catalog, plan.types, &plan.topic_prefix)?.schema);
+        }
+    }
+    Ok(tables)
 }
 
 /// The server is not what the connector is for.

@@ -73,6 +73,10 @@ impl<const MARIADB: bool> SourceConnector for BinlogSource<MARIADB> {
         preflight::check(plan).await
     }
 
+    async fn tables(plan: &SourcePlan) -> Result<Vec<Arc<TableSchema>>, ConnectorError> {
+        preflight::tables(plan).await
+    }
+
     fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {
         // A binlog has one order.
         vec![plan.clone()]

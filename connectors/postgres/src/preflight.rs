@@ -1,6 +1,8 @@
 //! A read-only look at the server that finds everything that would stop the source, and prints the SQL that mends it.
 
-use rowstream_api::{ConnectorError, units::ByteSize};
+use std::sync::Arc;
+
+use rowstream_api::{ConnectorError, TableSchema, units::ByteSize};
 use tokio_postgres::Client;
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
     ident::QuotedIdent,
     setup,
     source_config::{PublicationMode, SourcePlan},
+    table,
 };
 
 type Problems = Vec<(String, Option<String>)>;
@@ -49,6 +52,27 @@ pub async fn check(plan: &SourcePlan) -> Result<(), ConnectorError> {
     }
     slot(client, plan, &mut problems).await?;
     if problems.is_empty() { Ok(()) } else { Err(setup::as_error("PG_PREFLIGHT", problems)) }
+}
+
+/// The captured tables at their present shapes.
+///
+/// # Errors
+/// The server's.
+pub async fn tables(plan: &SourcePlan) -> Result<Vec<Arc<TableSchema>>, ConnectorError> {
+    let sql = catalog::connect(&plan.connection).await?;
+    let client = &sql.client;
+    let captured = catalog::captured_tables(client, &plan.tables).await?;
+    let mut tables = Vec::with_capacity(captured.len());
+    for table in &captured {
+        let mut described = catalog::describe(client, table.oid, None).await?;
+        let published = catalog::published(client, &plan.publication, &table.name).await?;
+        if let Some(names) = &published.columns {
+            described.columns.retain(|column| names.contains(&column.name));
+        }
+        let relation = Arc::new(catalog::relation_of(table, &described));
+        tables.push(table::build(&relation, &described, &plan.topic_prefix).schema);
+    }
+    Ok(tables)
 }
 
 const SERVER: &str = "

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
-    SourceTask, TaskContext,
+    SourceTask, TableSchema, TaskContext,
     snapshot::{OnDemand, Report, SnapshotAction, SnapshotRequest, SnapshotRun},
 };
 use tokio::task::JoinSet;
@@ -55,6 +55,10 @@ impl SourceConnector for PostgresSource {
 
     async fn preflight(plan: &SourcePlan) -> Result<(), ConnectorError> {
         preflight::check(plan).await
+    }
+
+    async fn tables(plan: &SourcePlan) -> Result<Vec<Arc<TableSchema>>, ConnectorError> {
+        preflight::tables(plan).await
     }
 
     fn split(plan: &SourcePlan, _tasks_max: NonZeroUsize) -> Vec<SourcePlan> {

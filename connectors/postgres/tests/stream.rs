@@ -440,3 +440,27 @@ async fn a_publication_that_was_missing_is_a_loss_that_is_said() {
     drain.task = None;
     db.remove().await;
 }
+
+/// What `validate` checks transforms against is what the stream delivers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_that_are_told_are_those_of_the_stream() {
+    let db = Database::new().await;
+    db.run("CREATE TABLE t (id int PRIMARY KEY, amount numeric(9,2) NOT NULL DEFAULT 1, day date, note jsonb, gone int); ALTER TABLE t DROP gone").await;
+    let mut drain = Drain::start(db.plan(json!({}))).await;
+    db.run("INSERT INTO t (id) VALUES (1)").await;
+    let mut streamed = None;
+    while streamed.is_none() {
+        let batch = drain.poll().await.unwrap();
+        let mut visit = |view: rowstream_api::ChangeView<'_>| {
+            streamed = Some(std::sync::Arc::clone(view.table));
+            Ok(())
+        };
+        batch.changes.visit(&mut visit).unwrap();
+    }
+    let (streamed, told) = (streamed.unwrap(), PostgresSource::tables(&drain.plan).await.unwrap());
+    assert_eq!(told.len(), 1);
+    assert_eq!((&told[0].topic, &told[0].key), (&streamed.topic, &streamed.key));
+    assert_eq!((&told[0].value, &told[0].envelope), (&streamed.value, &streamed.envelope));
+    drain.task = None;
+    db.remove().await;
+}

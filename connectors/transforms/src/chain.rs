@@ -44,6 +44,26 @@ pub struct Chain {
     steps: Vec<Step>,
 }
 
+/// What records of a schema become.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// Their topic.
+    pub topic: Arc<str>,
+    /// Of their keys.
+    pub key: Option<Arc<Schema>>,
+    /// Of their values.
+    pub value: Arc<Schema>,
+}
+
+/// A step that would refuse every record of a schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    /// Its name.
+    pub step: String,
+    /// Why.
+    pub error: RecordError,
+}
+
 impl Chain {
     /// A chain of these steps.
     #[must_use]
@@ -60,7 +80,7 @@ impl Chain {
     /// Whether the steps fit records of these schemas: a field that an expression names and the row does not have, an operation
     /// that does not work on a column's type, a name that two fields would get. Runs a made-up record through the steps; what may be
     /// the fault of its values is not reported, and a step whose condition does not hold for it is not looked at, so that silence
-    /// is no promise.
+    /// is no promise. Answers what such records become, as far as that is certain.
     ///
     /// # Errors
     /// The first step that would refuse every such record.
@@ -69,22 +89,35 @@ impl Chain {
         topic: &str,
         key: Option<&Arc<Schema>>,
         value: &Arc<Schema>,
-    ) -> Result<(), RecordError> {
+    ) -> Result<Vec<Fit>, Unfit> {
+        let mut certain = true;
         let mut records = vec![sample::record(topic, key, value)];
         for step in &mut self.steps {
             let mut out = Vec::new();
             for record in records {
                 let before = out.len();
                 match step.apply(record.clone(), &mut out) {
-                    Err(error) if sample::follows_from_schema(error.code) => return Err(step.named(error)),
-                    // A filter may drop what was made up, and steps behind it want to be looked at all the same.
-                    Ok(()) | Err(_) if out.len() == before => out.push(record),
-                    Ok(()) | Err(_) => {}
+                    Err(error) if sample::follows_from_schema(error.code) => {
+                        return Err(Unfit { step: step.name.clone(), error });
+                    }
+                    Ok(()) => {}
+                    Err(_) => {
+                        certain = false;
+                        out.truncate(before);
+                    }
+                }
+                // A filter may drop what was made up, and steps behind it want to be looked at all the same.
+                if out.len() == before {
+                    out.push(record);
                 }
             }
             records = out;
         }
-        Ok(())
+        let fit = |record: Record<'_>| {
+            let key = record.key.schema().cloned();
+            record.value.schema().cloned().map(|value| Fit { topic: record.topic, key, value })
+        };
+        Ok(if certain { records.into_iter().filter_map(fit).collect() } else { Vec::new() })
     }
 
     /// Runs a record through all steps.
@@ -92,6 +125,18 @@ impl Chain {
     /// # Errors
     /// A step could not handle it; the error names the step.
     pub fn apply<'a>(&mut self, record: Record<'a>) -> Result<Vec<Record<'a>>, RecordError> {
+        self.apply_watched(record, &mut |_, _| {})
+    }
+
+    /// As [`apply`](Self::apply); behind each step `see` is told the step's name and what there is of the record.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn apply_watched<'a>(
+        &mut self,
+        record: Record<'a>,
+        see: &mut dyn FnMut(&str, &[Record<'a>]),
+    ) -> Result<Vec<Record<'a>>, RecordError> {
         let mut records = vec![record];
         for step in &mut self.steps {
             let mut out = Vec::with_capacity(records.len());
@@ -99,6 +144,7 @@ impl Chain {
                 step.apply(record, &mut out).map_err(|error| step.named(error))?;
             }
             records = out;
+            see(&step.name, &records);
         }
         Ok(records)
     }
@@ -112,7 +158,10 @@ impl Step {
 
     fn apply<'a>(&mut self, record: Record<'a>, out: &mut Vec<Record<'a>>) -> Result<(), RecordError> {
         let applies = match &mut self.when {
-            Some(when) => when.test(&record)?,
+            Some(when) => when.test(&record).map_err(|error| {
+                let message = format!("`when`: {}", error.message);
+                RecordError { message, ..error }
+            })?,
             None => true,
         };
         if applies {

@@ -43,7 +43,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use chain::{Chain, Predicate, Step, Transform};
+pub use chain::{Chain, Fit, Predicate, Step, Transform, Unfit};
 pub use predicate::predicate;
 pub use record::{Headers, Part, Record};
 

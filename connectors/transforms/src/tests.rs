@@ -235,7 +235,10 @@ fn a_chain_is_checked_against_a_schema() {
             transform: step(name, settings),
         };
         let mut chain = Chain::new(steps.into_iter().map(step).collect());
-        chain.check(&record.topic, Some(key), value).map_err(|error| error.message)
+        chain
+            .check(&record.topic, Some(key), value)
+            .map(|fits| fits.iter().map(|fit| fit.value.fields().len()).collect::<Vec<usize>>())
+            .map_err(|unfit| format!("transform `{}`: {}", unfit.step, unfit.error.message))
     };
     let filter = |condition: &str| ("filter", json!({"condition": condition}), None);
     for (steps, expected) in [
@@ -273,12 +276,17 @@ fn a_chain_is_checked_against_a_schema() {
         let error = check(steps).unwrap_err();
         assert!(error.starts_with(expected), "{error}");
     }
-    for steps in [
-        vec![("unwrap", json!({}), None), filter("after.region == 'north' && after.amount > 1.0")],
-        vec![("cast", json!({"spec": ["name:int8", "region:boolean"]}), None)],
-        vec![("outbox", json!({}), Some(json!({"topic_matches": ".*outbox"})))],
-        vec![filter("before.region != after.region || int(after.name) / 0 == 1")],
+    let envelope = value.fields().len();
+    for (steps, becomes) in [
+        (vec![("unwrap", json!({}), None), filter("after.region == 'north' && after.amount > 1.0")], vec![4]),
+        // What a value of its own would become is not known.
+        (vec![("cast", json!({"spec": ["name:int8", "region:boolean"]}), None)], vec![]),
+        (vec![("outbox", json!({}), Some(json!({"topic_matches": ".*outbox"})))], vec![envelope]),
+        (vec![filter("before.region != after.region || int(after.name) / 0 == 1")], vec![]),
     ] {
-        assert_eq!(check(steps), Ok(()));
+        assert_eq!(check(steps), Ok(becomes));
     }
+    let when = Some(json!("after.regoin == 'north'"));
+    let error = check(vec![("drop", json!({"fields": ["name"]}), when)]).unwrap_err();
+    assert!(error.starts_with("transform `drop`: `when`: `after.regoin` is not known"), "{error}");
 }

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::{AdminState, router};
 use crate::{
+    pipeline::tap::Taps,
     schema_registry::{BuiltinRegistry, SchemaRegistry, Schemas, SubjectStrategy},
     telemetry::{
         logging::{self, LogFormat, LogLevels},
@@ -55,6 +56,7 @@ impl Daemon {
             EmbeddedLog::open(EmbeddedConfig::new(directory.path().join("log"))).await.unwrap();
         let registry = BuiltinRegistry::open(Arc::clone(&log)).await.unwrap();
         let context = WorkerContext {
+            taps: Taps::default(),
             log: Arc::clone(&log),
             registry: Arc::clone(&registry) as Arc<dyn SchemaRegistry>,
             subjects: SubjectStrategy::Topic,

@@ -1,6 +1,7 @@
 //! The stream: order, positions, transactions of every kind.
 
 use mysql_async::prelude::Queryable;
+use rowstream_api::SourceConnector;
 use serde_json::json;
 
 use crate::common::{Database, Drain, MARIADB, MYSQL, PATIENCE, line};
@@ -277,6 +278,32 @@ async fn rows_left_out_by_a_minimal_image_are_unavailable() {
         db.run("SET SESSION binlog_row_image = MINIMAL;\nUPDATE t SET a = 2;\nDELETE FROM t").await;
         drain.until_count(2).await;
         assert_eq!(drain.lines(), ["t u 1|ABSENT|ABSENT > 1|2|UNAVAILABLE", "t d 1|ABSENT|ABSENT > -"]);
+        db.remove().await;
+    }
+}
+
+/// What `validate` checks transforms against is what the stream delivers.
+#[tokio::test]
+async fn the_tables_that_are_told_are_those_of_the_stream() {
+    for server in [MYSQL, MARIADB] {
+        let mut db = Database::new(server).await;
+        db.run("CREATE TABLE t (id INT PRIMARY KEY, amount DECIMAL(9,2) NOT NULL DEFAULT 1, day DATE, note JSON)").await;
+        let mut drain = Drain::start(db.plan(json!({}))).await;
+        db.run("INSERT INTO t (id) VALUES (1)").await;
+        let mut streamed = None;
+        while streamed.is_none() {
+            let batch = drain.poll().await.unwrap();
+            let mut visit = |view: rowstream_api::ChangeView<'_>| {
+                streamed = Some(std::sync::Arc::clone(view.table));
+                Ok(())
+            };
+            batch.changes.visit(&mut visit).unwrap();
+        }
+        let (streamed, told) =
+            (streamed.unwrap(), rowstream_mysql::source::MySqlSource::tables(&drain.plan).await.unwrap());
+        assert_eq!(told.len(), 1);
+        assert_eq!((&told[0].topic, &told[0].key), (&streamed.topic, &streamed.key));
+        assert_eq!((&told[0].value, &told[0].envelope), (&streamed.value, &streamed.envelope));
         db.remove().await;
     }
 }
