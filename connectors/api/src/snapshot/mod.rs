@@ -34,6 +34,7 @@
 //! What is held of a table is bounded: a chunk for each reader and one that is being delivered, each of a bounded size.
 
 pub mod database;
+pub mod lost;
 mod meter;
 #[cfg(test)]
 mod model;
@@ -41,10 +42,14 @@ pub mod on_demand;
 pub mod progress;
 mod queue;
 pub mod run;
+pub mod signal;
+mod throttle;
 pub mod touched;
 
 pub use database::{Chunk, ChunkRequest, Database, Key, KeyRange, Rows, Table, TableName, Visibility, Work};
-pub use on_demand::{OnDemand, Refusal, Report, SnapshotAction, SnapshotRequest};
+pub use lost::LostPosition;
+pub use on_demand::{OnDemand, Order, Refusal, Report, SnapshotAction, SnapshotRequest};
 pub use progress::{Marks, Progress};
 pub use run::{Delivered, Settings, SnapshotRun};
+pub use signal::{Meaning, Signal};
 pub use touched::{Told, Touched};

@@ -11,11 +11,11 @@
 //!   of it meanwhile is left out, which would lose changes of rows that somebody already has.
 //! - What can't be read is refused, and the stream goes on: a refusal is kept for people to see.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
-use super::{database::TableName, progress::Progress};
+use super::{database::TableName, lost::LostPosition, progress::Progress};
 
 /// Only requests that are not withdrawn yet are told again, and those are at most half as many.
 const TAKEN_MAX: usize = 32;
@@ -23,6 +23,9 @@ const TAKEN_MAX: usize = 32;
 const REFUSED_MAX: usize = 8;
 /// Tables that wait at once: they are stored with each position.
 const WAITING_MAX: usize = 1000;
+
+/// The request of a start of the connector, where each one is to read all tables.
+const AT_START: &str = "start of the connector";
 
 /// What somebody asks of a source's snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,11 @@ pub enum SnapshotAction {
     Resume,
     /// Forget what was asked for. The initial snapshot goes on.
     Cancel,
+    /// Read no more rows in a second, until nothing is left to read.
+    Limit {
+        /// 0: as many as there are; none: as many as the configuration says.
+        rows_per_second: Option<u32>,
+    },
 }
 
 impl SnapshotAction {
@@ -65,6 +73,7 @@ impl SnapshotAction {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
+            Self::Limit { .. } => "limit",
         }
     }
 }
@@ -92,6 +101,23 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// What a signal comes to, once its tables are known.
+pub enum Order {
+    /// Read these tables, each with a condition or whole; those can't be read, for a reason each.
+    Read {
+        /// Tables and conditions.
+        tables: Vec<(TableName, Option<String>)>,
+        /// What it named else, and why that is not read.
+        refused: Vec<(String, String)>,
+    },
+    /// Forget the tables that this is true of, if they were asked for.
+    Stop(Box<dyn Fn(&TableName) -> bool + Send>),
+    /// Read nothing for now.
+    Pause,
+    /// Go on.
+    Resume,
+}
+
 /// What was asked for, as it is stored beside the stream's position.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -102,6 +128,9 @@ pub struct OnDemand {
     /// Nothing is read for now.
     #[serde(skip_serializing_if = "is_false")]
     paused: bool,
+    /// See [`SnapshotAction::Limit`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_per_second: Option<u32>,
     /// Ids of the requests that were taken last.
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
     taken: VecDeque<String>,
@@ -173,9 +202,30 @@ impl OnDemand {
         self.refused.back().map(|refusal| refusal.reason.as_str())
     }
 
+    /// A start of the connector asks for all its tables. Where those of an earlier start are not read yet, they go on instead: what they
+    /// told stays true, for the stream tells what changes. Answers whether anything is asked.
+    pub fn ask_at_start<S>(&mut self, tables: Vec<TableName>, progress: Option<&Progress<S>>) -> bool {
+        let current = progress.and_then(|progress| progress.asked.as_ref());
+        if current.into_iter().chain(&self.waiting).any(|asked| asked.request == AT_START) {
+            return false;
+        }
+        self.refused.retain(|refusal| refusal.request != AT_START);
+        let is_due = |(schema, name): &TableName| {
+            !progress.is_some_and(|progress| progress.will_be_whole((schema, name)))
+        };
+        let waiting = self.waiting.len();
+        let asked = |table| Asked { request: AT_START.to_owned(), table, condition: None };
+        self.waiting.extend(tables.into_iter().filter(is_due).map(asked));
+        self.waiting.len() > waiting
+    }
+
     /// Takes a request, and refuses it.
     pub fn refuse(&mut self, request: &str, tables: Vec<String>, reason: impl Into<String>) {
         self.take(request);
+        self.note_refusal(request, tables, reason);
+    }
+
+    fn note_refusal(&mut self, request: &str, tables: Vec<String>, reason: impl Into<String>) {
         self.refused.push_back(Refusal { request: request.to_owned(), tables, reason: reason.into() });
         if self.refused.len() > REFUSED_MAX {
             self.refused.pop_front();
@@ -186,6 +236,18 @@ impl OnDemand {
     pub fn pause<S>(&mut self, request: &str, progress: Option<&Progress<S>>) {
         self.take(request);
         self.paused = self.has_work(progress);
+    }
+
+    /// Takes a request to read no faster. Of nothing, it is nothing, too.
+    pub fn limit<S>(&mut self, request: &str, rows_per_second: Option<u32>, progress: Option<&Progress<S>>) {
+        self.take(request);
+        self.rows_per_second = rows_per_second.filter(|_| self.has_work(progress));
+    }
+
+    /// The bound on rows read in a second, of what was asked for and what is configured; none is no bound.
+    #[must_use]
+    pub fn rows_per_second(&self, configured: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.rows_per_second.unwrap_or(configured))
     }
 
     /// Takes a request to go on.
@@ -227,17 +289,61 @@ impl OnDemand {
         let of = progress.as_mut().and_then(|progress| Some((progress.asked.clone()?, progress)));
         let Some((asked, current)) = of else { return false };
         current.finish_table();
-        self.refuse(&asked.request, vec![dotted(&asked.table)], reason);
+        self.note_refusal(&asked.request, vec![dotted(&asked.table)], reason);
         self.tidy(progress);
         true
     }
 
-    /// Forgets progress that is done, and a pause of nothing.
+    /// Follows a signal, whose place in the stream is what names it: no request is taken. `true`: the run that is under way must be
+    /// dropped.
+    pub fn follow<S>(&mut self, request: &str, order: Order, progress: &mut Option<Progress<S>>) -> bool {
+        match order {
+            Order::Read { tables, refused } => {
+                for (table, reason) in refused {
+                    self.note_refusal(request, vec![table], reason);
+                }
+                if self.waiting.len() + tables.len() > WAITING_MAX {
+                    let reason =
+                        format!("more than {WAITING_MAX} tables would wait; ask again when some are done");
+                    self.note_refusal(
+                        request,
+                        tables.iter().map(|(table, _)| dotted(table)).collect(),
+                        reason,
+                    );
+                    return false;
+                }
+                let asked = |(table, condition)| Asked { request: request.to_owned(), table, condition };
+                self.waiting.extend(tables.into_iter().map(asked));
+                false
+            }
+            Order::Stop(means) => {
+                self.waiting.retain(|asked| !means(&asked.table));
+                let current = progress
+                    .as_mut()
+                    .filter(|progress| progress.asked.as_ref().is_some_and(|asked| means(&asked.table)));
+                let is_dropped = current.map(Progress::finish_table).is_some();
+                self.tidy(progress);
+                is_dropped
+            }
+            Order::Pause => {
+                self.paused = self.has_work(progress.as_ref());
+                false
+            }
+            Order::Resume => {
+                self.paused = false;
+                false
+            }
+        }
+    }
+
+    /// Forgets progress that is done, and a pause and a limit of nothing.
     pub fn tidy<S>(&mut self, progress: &mut Option<Progress<S>>) {
         if progress.as_ref().is_some_and(Progress::is_done) {
             *progress = None;
         }
-        self.paused &= self.has_work(progress.as_ref());
+        if !self.has_work(progress.as_ref()) {
+            (self.paused, self.rows_per_second) = (false, None);
+        }
     }
 
     fn has_work<S>(&self, progress: Option<&Progress<S>>) -> bool {
@@ -270,6 +376,9 @@ pub struct Report {
     pub table_rows: u64,
     /// What was refused, the newest last.
     pub refused: Vec<Refusal>,
+    /// The last position that was lost, so that all tables were read anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostPosition>,
 }
 
 /// A table of a [`Report`].
@@ -288,7 +397,7 @@ pub struct ReportedTable {
 impl Report {
     /// What is stored, for people.
     #[must_use]
-    pub fn of<S>(progress: Option<&Progress<S>>, on_demand: &OnDemand) -> Self {
+    pub fn of<S>(progress: Option<&Progress<S>>, on_demand: &OnDemand, lost: Option<&LostPosition>) -> Self {
         let asked = |asked: &Asked| ReportedTable {
             table: dotted(&asked.table),
             request: Some(asked.request.clone()),
@@ -308,6 +417,7 @@ impl Report {
             rows: progress.map_or(0, |progress| progress.rows),
             table_rows: progress.map_or(0, |progress| progress.table_rows),
             refused: on_demand.refused.iter().cloned().collect(),
+            lost: lost.cloned(),
         }
     }
 }
@@ -343,6 +453,24 @@ mod tests {
     }
 
     #[test]
+    fn a_start_asks_once_for_what_is_not_read_anyway() {
+        let mut on_demand = OnDemand::default();
+        let mut progress = Some(Progress::<()>::of(vec![table("a")]));
+        let all = || vec![table("a"), table("b")];
+        assert!(on_demand.ask_at_start(all(), progress.as_ref()));
+        assert!(!on_demand.ask_at_start(all(), progress.as_ref()));
+        progress.as_mut().unwrap().finish_table();
+        on_demand.begin_next(&mut progress);
+        assert!(!on_demand.ask_at_start(all(), progress.as_ref()), "it goes on");
+        assert!(!progress.as_ref().unwrap().has_initial());
+        assert!(on_demand.refuse_current(&mut progress, "no key"));
+        on_demand.tidy(&mut progress);
+        assert!(on_demand.ask_at_start(all(), progress.as_ref()));
+        assert_eq!(on_demand.waiting.len(), 2);
+        assert!(on_demand.refused.is_empty(), "said anew");
+    }
+
+    #[test]
     fn a_pause_is_of_something_and_a_cancel_spares_the_initial_snapshot() {
         let mut on_demand = OnDemand::default();
         let mut progress = None::<Progress<()>>;
@@ -355,16 +483,41 @@ mod tests {
         on_demand.resume("4");
         on_demand.begin_next(&mut progress);
         assert!(on_demand.refuse_current(&mut progress, "no key"));
-        assert_eq!(Report::of(progress.as_ref(), &on_demand).refused[0].tables, ["s.a"]);
+        assert_eq!(Report::of(progress.as_ref(), &on_demand, None).refused[0].tables, ["s.a"]);
         on_demand.begin_next(&mut progress);
         progress.as_mut().unwrap().todo.push(table("joined"));
         on_demand.pause("5", progress.as_ref());
         assert!(on_demand.cancel("6", &mut progress));
         assert_eq!(progress.as_ref().unwrap().todo, [table("joined")]);
         assert!(on_demand.is_paused() && !on_demand.cancel("7", &mut progress));
+        on_demand.limit("8", Some(0), progress.as_ref());
+        assert_eq!(on_demand.rows_per_second(5), None);
+        on_demand.limit("9", Some(7), progress.as_ref());
+        assert_eq!(on_demand.rows_per_second(5), NonZeroU32::new(7));
         progress.as_mut().unwrap().finish_table();
         on_demand.tidy(&mut progress);
         assert!(!on_demand.is_paused());
+        assert_eq!(on_demand.rows_per_second(5), NonZeroU32::new(5));
+    }
+
+    #[test]
+    fn a_signal_is_followed_and_takes_no_request() {
+        let (mut on_demand, mut progress) = (OnDemand::default(), None::<Progress<()>>);
+        let tables = ["a", "b", "c"].map(|name| (table(name), None)).to_vec();
+        let refused = vec![("s.x".to_owned(), "no such table".to_owned())];
+        assert!(!on_demand.follow("signal 1", Order::Read { tables, refused }, &mut progress));
+        assert_eq!(on_demand.refused[0].tables, ["s.x"]);
+        on_demand.begin_next(&mut progress);
+        assert!(!on_demand.follow("signal 2", Order::Pause, &mut progress) && on_demand.is_paused());
+        assert!(!on_demand.follow("signal 3", Order::Resume, &mut progress) && !on_demand.is_paused());
+        let of = |names: [&'static str; 2]| {
+            Order::Stop(Box::new(move |(_, name): &TableName| names.contains(&name.as_str())))
+        };
+        assert!(!on_demand.follow("signal 4", of(["b", "x"]), &mut progress));
+        assert!(on_demand.follow("signal 5", of(["a", "b"]), &mut progress));
+        on_demand.begin_next(&mut progress);
+        assert_eq!(progress.unwrap().todo, [table("c")]);
+        assert!(on_demand.taken.is_empty());
     }
 
     #[test]
