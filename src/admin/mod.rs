@@ -120,6 +120,7 @@ fn connector_routes() -> Router<AdminState> {
         )
         .route("/connectors/{name}/snapshot/pause", put(snapshot::pause))
         .route("/connectors/{name}/snapshot/resume", put(snapshot::resume))
+        .route("/connectors/{name}/snapshot/limit", put(snapshot::limit))
         .route("/connectors/{name}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use rowstream_api::{
-    ConnectorError, Flushed, RecordError, RecordId, SinkRecord, TopicOffsets, TopicPartition,
+    ConnectorError, Flushed, RecordError, RecordId, SinkRecord, StartReason, TopicOffsets, TopicPartition,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +92,8 @@ impl SinkTaskRun {
         committed_any: &mut bool,
     ) -> Result<(), ConnectorError> {
         let shared = &self.shared;
-        let cx = shared.context();
+        let start = if self.runs > 1 { StartReason::Retry } else { StartReason::Connector };
+        let cx = shared.context(start);
         let sink = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             sink = self.plan.start(cx) => sink?,

@@ -20,6 +20,7 @@ mod kafka_access;
 mod kafka_faults;
 mod ledger;
 mod lifecycle;
+mod modes;
 mod mysql;
 mod on_demand;
 mod operations;
