@@ -12,7 +12,7 @@ const TABLES: &str = "
 CREATE TABLE a (id int PRIMARY KEY, n int); INSERT INTO a SELECT g, g FROM generate_series(1, 40) g;
 CREATE TABLE b (id int PRIMARY KEY, n int); INSERT INTO b SELECT g, g FROM generate_series(1, 40) g;
 CREATE TABLE nokey (id int); ALTER TABLE nokey REPLICA IDENTITY FULL;
-CREATE SCHEMA ops; CREATE TABLE ops.signal (id varchar(42) PRIMARY KEY, type varchar(32) NOT NULL, data varchar(2048))";
+CREATE SCHEMA ops; CREATE TABLE ops.signal (id varchar(42) PRIMARY KEY, type varchar(32) NOT NULL, data text)";
 
 fn config(tables: &str) -> serde_json::Value {
     json!({
@@ -102,13 +102,15 @@ async fn signals_steer_what_is_read_and_bad_ones_are_refused() {
             r#"{"data-collections": ["public.a"], "additional-conditions": [{"data-collection": "public.a", "filter": "nope = 1"}]}"#,
             "nope",
         ),
+        ("execute-snapshot", "long", "too long"),
         ("dance", "{}", "type is not known"),
         ("log", "{}", "no `message`"),
     ]
     .into_iter()
     .enumerate()
     {
-        signal(&db, &format!("bad {n}"), kind, data).await;
+        let data = data.replace("long", &"x".repeat(9000));
+        signal(&db, &format!("bad {n}"), kind, &data).await;
         while drain.report().refused.last().is_none_or(|refusal| refusal.request != format!("signal bad {n}")) {
             drain.step().await.unwrap();
         }

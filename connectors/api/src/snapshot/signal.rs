@@ -18,10 +18,12 @@ use crate::{
     value::ValueRef,
 };
 
-/// Bytes of a signal that are looked at: it is stored with a position until it is followed.
-const DATA_BYTES_MAX: usize = 64 << 10;
-/// Signals of one batch that are followed.
-const SIGNALS_MAX: usize = 100;
+/// Bytes of a signal's data: it is stored with a position until it is followed. Debezium's column has 2048 characters.
+const DATA_BYTES_MAX: usize = 8 << 10;
+/// Bytes of its id and of its type.
+const NAME_BYTES_MAX: usize = 256;
+/// Signals that wait at once.
+const SIGNALS_MAX: usize = 20;
 /// Bytes of a message that is logged.
 const MESSAGE_BYTES_MAX: usize = 1000;
 
@@ -36,6 +38,9 @@ pub struct Signal {
     /// Its third column: a JSON object, or nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// A column holds more than is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_too_long: bool,
 }
 
 /// What a signal asks for.
@@ -120,6 +125,11 @@ impl Signal {
     /// # Errors
     /// Why nothing can be done.
     pub fn meaning(&self) -> Result<Meaning, String> {
+        if self.is_too_long {
+            return Err(format!(
+                "it is too long: at most {DATA_BYTES_MAX} bytes of data, and {NAME_BYTES_MAX} of id and type, are taken"
+            ));
+        }
         let data = || -> Result<Data, String> {
             let Some(text) = self.data.as_deref().filter(|text| !text.trim().is_empty()) else {
                 return Ok(Data::default());
@@ -204,13 +214,13 @@ fn shown(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The signals among changes of the signal table: rows that are inserted. Of more than can be kept, the first ones; how many are left
-/// out is answered, too.
+/// Adds the signals among changes of the signal table: rows that are inserted. Of more than can wait the first ones are taken; answers
+/// how many are not.
 ///
 /// # Errors
 /// Malformed bytes.
-pub fn read(changes: &dyn ChangeSet) -> Result<(Vec<Signal>, usize), ConnectorError> {
-    let (mut signals, mut left_out) = (Vec::new(), 0);
+pub fn collect(changes: &dyn ChangeSet, signals: &mut Vec<Signal>) -> Result<usize, ConnectorError> {
+    let mut left_out = 0;
     changes.visit(&mut |view| {
         if let Change::Create { after } = view.change {
             if signals.len() < SIGNALS_MAX {
@@ -221,19 +231,17 @@ pub fn read(changes: &dyn ChangeSet) -> Result<(Vec<Signal>, usize), ConnectorEr
         }
         Ok(())
     })?;
-    Ok((signals, left_out))
+    Ok(left_out)
 }
 
-/// A column that can't be read is left out: the signal then says what it lacks.
+/// What of a row is a text counts; what is not leaves the signal without it, which then says what it lacks.
 fn signal(row: &dyn RowView) -> Signal {
-    let columns = row.schema().fields().len();
-    let text = |index: usize| {
+    let (columns, mut is_too_long) = (row.schema().fields().len(), false);
+    let mut text = |index: usize, bytes_max: usize| {
         let value = (index < columns).then(|| row.column(index).ok()).flatten()?;
-        match value {
-            ValueRef::Str(text) | ValueRef::Decimal(text) => {
-                (text.len() <= DATA_BYTES_MAX).then(|| text.to_string())
-            }
-            ValueRef::Int(n) => Some(n.to_string()),
+        let text = match value {
+            ValueRef::Str(text) | ValueRef::Decimal(text) => text.to_string(),
+            ValueRef::Int(n) => n.to_string(),
             ValueRef::Null
             | ValueRef::Unavailable
             | ValueRef::Absent
@@ -245,10 +253,14 @@ fn signal(row: &dyn RowView) -> Signal {
             | ValueRef::Hex(_)
             | ValueRef::Array(_)
             | ValueRef::Struct(_)
-            | ValueRef::Map(_) => None,
-        }
+            | ValueRef::Map(_) => return None,
+        };
+        is_too_long |= text.len() > bytes_max;
+        Some(text).filter(|text| text.len() <= bytes_max)
     };
-    Signal { id: text(0).unwrap_or_default(), kind: text(1).unwrap_or_default(), data: text(2) }
+    let (id, kind) = (text(0, NAME_BYTES_MAX), text(1, NAME_BYTES_MAX));
+    let data = text(2, DATA_BYTES_MAX);
+    Signal { id: id.unwrap_or_default(), kind: kind.unwrap_or_default(), data, is_too_long }
 }
 
 #[cfg(test)]
@@ -256,7 +268,7 @@ mod tests {
     use super::*;
 
     fn signal(kind: &str, data: &str) -> Result<Meaning, String> {
-        Signal { id: "1".into(), kind: kind.into(), data: Some(data.into()) }.meaning()
+        Signal { id: "1".into(), kind: kind.into(), data: Some(data.into()), is_too_long: false }.meaning()
     }
 
     fn names(tables: &[&str]) -> Vec<TableName> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rowstream_api::{
-    ConnectorError,
+    Chain, Class, ConnectorError,
     snapshot::{
         Meaning, Order,
         on_demand::dotted,
@@ -56,11 +56,10 @@ impl BinlogSourceTask {
             topic: Arc::clone(&self.schema_changes),
             names: Arc::clone(&self.names),
         };
-        let (signals, left_out) = signal::read(&changes)?;
+        let left_out = signal::collect(&changes, &mut self.offset.signals)?;
         if left_out > 0 {
             tracing::warn!(left_out, "too many signals came at once: the last ones are not followed");
         }
-        self.offset.signals.extend(signals);
         raw.rows.arena = changes.arena;
         let is_captured = self
             .plan
@@ -137,9 +136,11 @@ impl BinlogSourceTask {
             unknown.into_iter().map(|pattern| (pattern, none.to_owned())).collect();
         let mut tables = Vec::with_capacity(chosen.len());
         for (table, condition) in chosen {
-            match self.tables.asked(&table, condition.as_deref(), &self.plan).await? {
-                Ok(_) => tables.push((table, condition)),
-                Err(reason) => refused.push((dotted(&table), reason)),
+            match self.tables.asked(&table, condition.as_deref(), &self.plan).await {
+                Ok(Ok(_)) => tables.push((table, condition)),
+                Ok(Err(reason)) => refused.push((dotted(&table), reason)),
+                Err(error) if error.class == Class::Transient => return Err(error),
+                Err(error) => refused.push((dotted(&table), Chain(&error).to_string())),
             }
         }
         Ok(Order::Read { tables, refused })
