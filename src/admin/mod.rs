@@ -126,6 +126,7 @@ fn connector_routes() -> Router<AdminState> {
         .route("/connectors/{name}/tap", get(tap::show))
         .route("/connectors/{name}/dead-letters", get(dead_letters::show))
         .route("/connectors/{name}/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/connectors/{name}/snapshot/limit", put(snapshot::limit))
         .route("/connectors/{name}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
 }
 

@@ -60,6 +60,17 @@ pub(super) async fn resume(State(state): State<AdminState>, Path(name): Path<Str
     ask(&state, &name, SnapshotAction::Resume).await
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitBody {
+    rows_per_second: Option<u32>,
+}
+
+pub(super) async fn limit(State(state): State<AdminState>, Path(name): Path<String>, body: Body) -> Answer {
+    let LimitBody { rows_per_second } = parse(body)?;
+    ask(&state, &name, SnapshotAction::Limit { rows_per_second }).await
+}
+
 pub(super) async fn cancel(State(state): State<AdminState>, Path(name): Path<String>) -> Answer {
     ask(&state, &name, SnapshotAction::Cancel).await
 }
@@ -98,7 +109,12 @@ fn body(view: &SnapshotView, status: &Value) -> Value {
         "table_rows": report.table_rows,
         "percent": number("snapshot_percent"),
         "rows_per_second": number("snapshot_rows_per_second"),
+        "rows_per_second_limit": number("snapshot_rows_per_second_limit"),
         "eta_seconds": number("snapshot_eta_seconds"),
+        "table_rows_estimated": number("snapshot_table_rows_estimated"),
+        "table_percent": number("snapshot_table_percent"),
+        "table_eta_seconds": number("snapshot_table_eta_seconds"),
+        "position_lost": report.lost,
         "requests": requests,
         "refused": report.refused,
     })

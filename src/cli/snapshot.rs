@@ -1,6 +1,12 @@
 //! `rowstream snapshot`: reading tables (again) while the stream goes on.
 
-use std::{io::Write, time::Duration};
+pub(super) mod show;
+mod watch;
+
+use std::{
+    io::Write,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -11,7 +17,6 @@ use super::{
     client::{Client, Remote, items, segment, text},
     exit::Failure,
     print_json,
-    table::Table,
 };
 
 /// A running source takes a request at once, when its database answers.
@@ -24,7 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[command(after_help = "Examples:
   rowstream snapshot start shop public.orders public.items
   rowstream snapshot start shop public.orders --where \"created_at > '2026-01-01'\"
-  rowstream snapshot status shop
+  rowstream snapshot status shop --watch
+  rowstream snapshot limit shop 5000
 
 Tables that are captured and have a key can be read (again) at any time, while the stream goes on. Their rows arrive as reads
 (op r, source.snapshot \"incremental\"), each as new as the stream is. Nothing is written to the source.")]
@@ -38,13 +44,35 @@ enum Action {
     /// Read tables, one after the other
     Start(StartArgs),
     /// Show how far it is, what waits, and what was refused
-    Status(Named),
+    Status(StatusArgs),
     /// Read nothing for now; the stream goes on
     Pause(Named),
     /// Go on where it paused
     Resume(Named),
     /// Forget what was asked for; an initial snapshot goes on
     Cancel(Named),
+    /// Read no faster from now on, until nothing is left to read
+    Limit(LimitArgs),
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    named: Named,
+    /// Show it anew until nothing is left to read: a bar on a terminal, else a line when something has changed
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// Name of the connector
+    connector: String,
+    /// Most rows in a second; 0 for no limit; without it, as the configuration says
+    #[arg(value_name = "ROWS_PER_SECOND")]
+    rows_per_second: Option<u32>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 #[derive(Debug, Args)]
@@ -80,11 +108,20 @@ pub(super) async fn snapshot(args: SnapshotArgs, out: &mut dyn Write) -> Result<
             let named = Named { connector: args.connector, remote: args.remote };
             ask(&named, (Method::POST, "", Some(&body)), "is being read", out).await
         }
-        Action::Status(named) => status(&named, out).await,
+        Action::Status(args) => status(&args, out).await,
         Action::Pause(named) => ask(&named, (Method::PUT, "/pause", None), "is paused", out).await,
         Action::Resume(named) => ask(&named, (Method::PUT, "/resume", None), "goes on", out).await,
         Action::Cancel(named) => {
             ask(&named, (Method::DELETE, "", None), "what was asked for is forgotten", out).await
+        }
+        Action::Limit(LimitArgs { connector, rows_per_second, remote }) => {
+            let body = json!({ "rows_per_second": rows_per_second });
+            let done = match rows_per_second {
+                None => "is read as fast as the configuration says".to_owned(),
+                Some(0) => "is read without a limit".to_owned(),
+                Some(limit) => format!("is read at {limit} rows/s at most, until nothing is left to read"),
+            };
+            ask(&Named { connector, remote }, (Method::PUT, "/limit", Some(&body)), &done, out).await
         }
     }
 }
@@ -137,63 +174,13 @@ fn outcome(status: &Value, id: &str) -> Outcome {
     if waits { Outcome::Waits } else { Outcome::Taken }
 }
 
-async fn status(Named { connector, remote }: &Named, out: &mut dyn Write) -> Result<(), Failure> {
+async fn status(StatusArgs { named, watch }: &StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let Named { connector, remote } = named;
+    let client = Client::new(remote)?;
     let path = format!("/connectors/{}/snapshot", segment(connector));
-    let body = Client::new(remote)?.get(&path).await?;
-    if remote.json { print_json(&body, out) } else { write(&body, out) }
-}
-
-/// A line for the whole, and one for each table.
-pub(super) fn write(body: &Value, out: &mut dyn Write) -> Result<(), Failure> {
-    let (name, state) = (text(body, "/connector"), text(body, "/state"));
-    let number = |member: &str| body.get(member).and_then(Value::as_f64);
-    let mut line = match state {
-        "NONE" => format!("{name}: no snapshot is under way"),
-        _ => format!("{name}: snapshot {state}, connector {}", text(body, "/connector_state")),
-    };
-    if let Some(percent) = number("percent") {
-        line.push_str(&format!(", {percent:.1} %"));
+    if *watch {
+        return watch::watch(&client, &path, remote.json, out).await;
     }
-    if let Some(rate) = number("rows_per_second").filter(|rate| *rate > 0.0) {
-        line.push_str(&format!(
-            ", {rate:.0} rows/s, about {:.0} s left",
-            number("eta_seconds").unwrap_or(0.0)
-        ));
-    }
-    writeln!(out, "{line}")?;
-    let table = table(body);
-    if table.has_rows() {
-        writeln!(out)?;
-        table.write(out)?;
-    }
-    Ok(())
-}
-
-fn table(body: &Value) -> Table {
-    let mut table = Table::new(&["TABLE", "STATE", "ROWS", "WHERE", "REASON"]);
-    let paused = body.pointer("/state").and_then(Value::as_str) == Some("PAUSED");
-    let mut row = |of: &Value, state: &str, rows: String| {
-        let which = text(of, "/where").to_owned();
-        table.row([text(of, "/table").to_owned(), state.to_owned(), rows, which, String::new()]);
-    };
-    if let Some(reading) = body.get("reading").filter(|reading| !reading.is_null()) {
-        let rows = body.get("table_rows").map(Value::to_string).unwrap_or_default();
-        row(reading, if paused { "paused" } else { "reading" }, rows);
-    }
-    for waiting in items(body, "/waiting") {
-        row(waiting, "waiting", "-".to_owned());
-    }
-    let names = |of: &Value| {
-        let names: Vec<&str> = items(of, "/tables").iter().filter_map(Value::as_str).collect();
-        if names.is_empty() { format!("({})", text(of, "/action")) } else { names.join(", ") }
-    };
-    for request in items(body, "/requests") {
-        let which = text(request, "/where").to_owned();
-        table.row([names(request), "asked".to_owned(), "-".to_owned(), which, String::new()]);
-    }
-    for refusal in items(body, "/refused") {
-        let reason = text(refusal, "/reason").to_owned();
-        table.row([names(refusal), "refused".to_owned(), "-".to_owned(), String::new(), reason]);
-    }
-    table
+    let body = client.get(&path).await?;
+    if remote.json { print_json(&body, out) } else { show::write(&body, SystemTime::now(), out) }
 }

@@ -24,6 +24,9 @@ fn the_command_line_is_sound() {
         "rowstream dead-letters show warehouse --where VALUE_OUT_OF_RANGE --waiting --limit 3",
         "rowstream dead-letters redrive warehouse --offset 12 --offset 13 --partition 0 --to-topic",
         "rowstream dead-letters redrive warehouse --all",
+        "rowstream snapshot status shop --watch",
+        "rowstream snapshot limit shop 5000",
+        "rowstream snapshot limit shop",
     ] {
         if let Err(error) = Cli::try_parse_from(line.split(' ')) {
             panic!("{line}: {error}");
@@ -77,19 +80,23 @@ fn a_snapshot_shows_each_table_and_why_one_is_not_read() {
         "reading": { "table": "public.a", "request": "1", "where": "id > 7" },
         "waiting": [{ "table": "public.b" }],
         "rows": 30, "table_rows": 30, "percent": 12.34, "rows_per_second": 10.0, "eta_seconds": 7.0,
+        "table_rows_estimated": 60.0, "table_percent": 50.0, "table_eta_seconds": 3.0,
         "requests": [{ "id": "2", "action": "pause", "asked_at_ms": 1 }],
         "refused": [{ "request": "0", "tables": ["public.c"], "reason": "it has no key" }],
+        "position_lost": { "code": "X", "reason": "no slot", "since": "0/1", "since_ms": 1000, "found_ms": 5000 },
     });
     let mut out = Vec::new();
-    snapshot::write(&body, &mut out).unwrap();
+    snapshot::show::write(&body, UNIX_EPOCH + Duration::from_secs(65), &mut out).unwrap();
     let expected = "\
 shop: snapshot RUNNING, connector RUNNING, 12.3 %, 10 rows/s, about 7 s left
+position lost 60 s ago: X: no slot
+    all tables were read anew; rows that were deleted since 0/1 (64 s ago) are not told
 
-TABLE     STATE    ROWS  WHERE   REASON
-public.a  reading  30    id > 7
-public.b  waiting  -
-(pause)   asked    -
-public.c  refused  -             it has no key
+TABLE     STATE    ROWS  ABOUT         LEFT  WHERE   REASON
+public.a  reading  30    50.0 % of 60  3 s   id > 7
+public.b  waiting  -     -             -
+(pause)   asked    -     -             -
+public.c  refused  -     -             -             it has no key
 ";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }

@@ -11,7 +11,7 @@ pub mod supervise;
 
 use std::sync::Arc;
 
-use rowstream_api::{ConnectorError, TaskContext};
+use rowstream_api::{ConnectorError, StartReason, TaskContext};
 use tokio::sync::Notify;
 
 use crate::{
@@ -48,12 +48,13 @@ pub struct TaskShared {
 impl TaskShared {
     /// What the connector's task is told.
     #[must_use]
-    pub fn context(&self) -> TaskContext {
+    pub fn context(&self, start: StartReason) -> TaskContext {
         TaskContext {
             connector: self.connector.clone(),
             task: self.task,
             gauges: self.status.gauges.clone(),
             log_id: self.log.id().to_owned(),
+            start,
         }
     }
 }

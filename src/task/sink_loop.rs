@@ -21,7 +21,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use rowstream_api::{
-    ConnectorError, Flushed, RecordError, RecordId, SinkRecord, TopicOffsets, TopicPartition,
+    ConnectorError, Flushed, RecordError, RecordId, SinkRecord, StartReason, TopicOffsets, TopicPartition,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -103,7 +103,8 @@ impl SinkTaskRun {
         else {
             return Ok(());
         };
-        let cx = shared.context();
+        let start = if self.runs > 1 { StartReason::Retry } else { StartReason::Connector };
+        let cx = shared.context(start);
         let sink = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             sink = self.plan.start(cx) => sink?,

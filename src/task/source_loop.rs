@@ -17,7 +17,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
-use rowstream_api::{Chain, Class, ConnectorError, SourceBatch, SourceOffsets, snapshot::SnapshotRequest};
+use rowstream_api::{
+    Chain, Class, ConnectorError, SourceBatch, SourceOffsets, StartReason, snapshot::SnapshotRequest,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -58,6 +60,8 @@ pub struct SourceTaskRun {
     pub metrics: SourceTaskMetrics,
     /// Runs so far.
     pub runs: u64,
+    /// What the next run is, for the source: what a start of the connector means for it is durable with the first commit.
+    pub start: StartReason,
 }
 
 impl Runnable for SourceTaskRun {
@@ -70,6 +74,9 @@ impl Runnable for SourceTaskRun {
             self.runs += 1;
             let outcome = self.once(stop, &mut committed_any).await;
             self.metrics.run_ended();
+            if committed_any {
+                self.start = StartReason::Retry;
+            }
             if let Err(error) = &outcome {
                 self.metrics.task.failed(error.code);
             }
@@ -95,7 +102,7 @@ impl SourceTaskRun {
             .source_offsets(&shared.connector)
             .await
             .map_err(|e| log_failure("read stored offsets", e))?;
-        let cx = shared.context();
+        let cx = shared.context(self.start);
         let source = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             source = self.plan.start(resume, cx) => source?,

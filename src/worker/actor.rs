@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rowstream_api::{Chain, ConfigErrors, ConnectorError, Delivery};
+use rowstream_api::{Chain, ConfigErrors, ConnectorError, Delivery, StartReason};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
@@ -321,7 +321,8 @@ impl Actor {
                     let status = shared.status.clone();
                     let metrics = metrics.source_task(&spec.name, task, &status.gauges);
                     let here = TaskHere { status, _series: metrics.task.clone() };
-                    let run = SourceTaskRun { plan, shared, metrics, runs: 0 };
+                    let start = StartReason::Connector;
+                    let run = SourceTaskRun { plan, shared, metrics, runs: 0, start };
                     (task, here, Box::new(run) as Box<dyn Runnable>)
                 })
                 .collect(),

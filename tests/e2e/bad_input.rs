@@ -164,6 +164,14 @@ fn lost_slot() {
     let (state, told) = daemon.until_told("shop", &["PG_SLOT_LOST", &slot, "what to do"]);
     assert_eq!(state, "FAILED", "{told}");
     assert_eq!(daemon.topic_end("shop.public.orders"), Some(1));
+    // Where the mode says so it is made anew, and all rows are read again.
+    daemon.connector(&rig::source(&database, json!({ "snapshot": { "mode": "when_needed" } })));
+    let (code, said) = daemon.validate();
+    assert_eq!(code, 0, "{said}");
+    daemon.until("all rows arrive", || (daemon.topic_end("shop.public.orders") == Some(3)).then_some(()));
+    assert_eq!(database.sql.one(&status).as_deref(), Some("reserved"));
+    let lost = daemon.get("/connectors/shop/snapshot")["position_lost"].clone();
+    assert_eq!(lost["code"], "PG_SLOT_LOST", "{lost}");
 }
 
 #[test]

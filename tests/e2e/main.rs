@@ -22,6 +22,7 @@ mod kafka_faults;
 mod ledger;
 mod lifecycle;
 mod listeners;
+mod modes;
 mod mysql;
 mod on_demand;
 mod operations;

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rowstream::registry;
 use rowstream_api::{
-    ConfigErrors, Flushed, Gauges, Schema, SinkConnector, SinkRecord, SinkTask, TaskContext, TopicPartition,
-    ValueRef,
+    ConfigErrors, Flushed, Gauges, Schema, SinkConnector, SinkRecord, SinkTask, StartReason, TaskContext,
+    TopicPartition, ValueRef,
 };
 use rowstream_mysql::sink::MySqlSink;
 use rowstream_postgres::sink::PostgresSink;
@@ -54,8 +54,13 @@ async fn deliver<S: SinkConnector>(config: Value, schemas: &[(String, Arc<Schema
     let mut topic = Topic::new("made", 1, &columns);
     let errors = |errors: ConfigErrors| panic!("{errors}");
     let plan = S::validate(serde_json::from_value(config).unwrap()).unwrap_or_else(errors);
-    let cx =
-        TaskContext { connector: "types".into(), task: 0, gauges: Gauges::default(), log_id: "log".into() };
+    let cx = TaskContext {
+        connector: "types".into(),
+        task: 0,
+        gauges: Gauges::default(),
+        log_id: "log".into(),
+        start: StartReason::Connector,
+    };
     let mut task = S::start(plan, cx).await.unwrap_or_else(|e| panic!("{e:?}"));
     task.open(std::slice::from_ref::<TopicPartition>(&topic.partition)).await.unwrap();
     let mut row = vec![ValueRef::Null; columns.len()];

@@ -34,7 +34,7 @@ pub use offset::{SourceOffset, SourceOffsets, SourcePartition, TopicOffsets, Top
 pub use row::RowView;
 pub use schema::{Field, Schema, SchemaBuilder, SchemaType, Semantic};
 pub use sink::{Datum, DatumDecoder, Flushed, RecordId, SinkConnector, SinkRecord, SinkTask};
-pub use source::{Delivery, Gauges, SourceConnector, SourceTask, TaskContext};
+pub use source::{Delivery, Gauges, SourceConnector, SourceTask, StartReason, TaskContext};
 pub use type_table::{TargetColumn, TypeEffect, TypeOption, TypeRow};
 pub use units::ByteSize;
 pub use value::{Value, ValueRef};

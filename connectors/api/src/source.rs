@@ -22,6 +22,17 @@ pub struct TaskContext {
     /// The identity of the topic log this task delivers from or to; a sink stores it beside its offsets, so that
     /// offsets are never applied to another log.
     pub log_id: String,
+    /// Why it starts.
+    pub start: StartReason,
+}
+
+/// Why a task is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartReason {
+    /// Its connector starts: with the worker, on request, with another configuration, or because another worker takes it over.
+    Connector,
+    /// It failed and is tried again, after something of this start of the connector became durable.
+    Retry,
 }
 
 /// Named numbers that a task publishes; the worker exports them as metrics and in status. Names are
@@ -37,6 +48,15 @@ impl Gauges {
     pub fn set(&self, name: &'static str, value: f64) {
         if let Ok(mut values) = self.values.lock() {
             values.insert(name, value);
+        }
+    }
+    /// Sets a number while it is known; without one there is no such gauge.
+    pub fn show(&self, name: &'static str, value: Option<f64>) {
+        if let Ok(mut values) = self.values.lock() {
+            match value {
+                Some(value) => values.insert(name, value),
+                None => values.remove(name),
+            };
         }
     }
     /// Adds to a number, from 0.

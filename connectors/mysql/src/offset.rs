@@ -5,7 +5,7 @@
 
 use rowstream_api::{
     ConnectorError, SourceOffset, SourceOffsets, SourcePartition,
-    snapshot::{OnDemand, TableName},
+    snapshot::{LostPosition, OnDemand, Signal, TableName},
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub struct StoredOffset {
     pub file: String,
     /// Where it ends.
     pub pos: u64,
+    /// When the stream stood there, in milliseconds since 1970-01-01.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
     /// Transactions that are done; absent while GTIDs are off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gtids: Option<String>,
@@ -47,6 +50,21 @@ pub struct StoredOffset {
     /// What was asked of the snapshot.
     #[serde(default, skip_serializing_if = "OnDemand::is_empty")]
     pub on_demand: OnDemand,
+    /// Signals that the stream brought and that are not followed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<Signal>,
+    /// The last position that was lost, so that all tables were read anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostPosition>,
+}
+
+/// Whether an error says that a stored position can't be gone on from, and that only a new one can help.
+#[must_use]
+pub fn is_lost(error: &ConnectorError) -> bool {
+    matches!(
+        error.code,
+        "MYSQL_GTID_PURGED" | "MYSQL_GTID_AHEAD" | "MYSQL_BINLOG_LOST" | "MYSQL_OTHER_SERVER"
+    )
 }
 
 /// See [`Partial`].
@@ -214,6 +232,7 @@ mod tests {
             server_uuid: uuid.into(),
             file: "binlog.000007".into(),
             pos: 157,
+            at_ms: Some(1),
             gtids: Some(format!("{uuid}:1-5:7,{uuid}:tag:1")),
             partial: Some(StoredPartial {
                 gtid: Some(format!("{uuid}:tag:2")),
@@ -229,6 +248,8 @@ mod tests {
             tables: None,
             snapshot: None,
             on_demand: OnDemand::default(),
+            signals: Vec::new(),
+            lost: None,
         };
         for (flavour, gtids, gtid) in [
             ("mysql", stored.gtids.clone(), format!("{uuid}:tag:2")),

@@ -27,6 +27,7 @@ pub async fn check(plan: &SourcePlan) -> Result<(), ConnectorError> {
         grants(&mut conn, plan, server, &mut problems).await?;
         let tables = catalog::captured_tables(&mut conn, &plan.tables).await?;
         problems.extend(setup::table_problems(&plan.topic_prefix, &tables));
+        problems.extend(setup::signal_problems(&mut conn, plan).await?);
     }
     if problems.is_empty() { Ok(()) } else { Err(setup::as_error("MYSQL_PREFLIGHT", problems)) }
 }

@@ -6,8 +6,11 @@ use mysql_async::{Conn, Row, prelude::Queryable};
 use rowstream_api::{Attempting, Class, ConnectorError};
 
 use crate::{
+    catalog,
     connection::{Flavour, Server},
     error::from_mysql,
+    ident::QuotedIdent,
+    source_config::{SourcePlan, TableFilter},
     stream::{
         position::{BinlogPosition, Position},
         reader::StreamPlan,
@@ -22,7 +25,8 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(50);
 
 const START_OVER: &str = "choices: connect to a server that has what is missing; or delete the connector's offsets, which starts \
-                          over with a new snapshot (rows deleted meanwhile are not seen)";
+                          over with a new snapshot (rows deleted meanwhile are not seen); or have that done whenever a position \
+                          is lost, with snapshot.mode: when_needed";
 
 /// What is wrong, each with the SQL that mends it.
 pub type Problems = Vec<(String, Option<String>)>;
@@ -56,6 +60,23 @@ pub fn table_problems(topic_prefix: &str, tables: &[(String, String)]) -> Proble
             )
         })
         .collect()
+}
+
+/// A table of signals that is missing.
+///
+/// # Errors
+/// The server's.
+pub async fn signal_problems(conn: &mut Conn, plan: &SourcePlan) -> Result<Problems, ConnectorError> {
+    let Some(signal) = &plan.signal else { return Ok(Vec::new()) };
+    if !catalog::captured_tables(conn, &TableFilter::of(signal)).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (database, table) = (QuotedIdent::new(&signal.0), QuotedIdent::new(&signal.1));
+    let sql = format!(
+        "CREATE TABLE {database}.{table} (id varchar(42) PRIMARY KEY, type varchar(32) NOT NULL, data text);"
+    );
+    let missing = format!("signal.table: there is no table `{}.{}`", signal.0, signal.1);
+    Ok(vec![(missing, Some(sql))])
 }
 
 /// `SHOW BINARY LOG STATUS`, or what older servers call it.
@@ -231,6 +252,16 @@ fn other_server(stored: &str, found: &str) -> ConnectorError {
     .remedy(START_OVER)
 }
 
+/// The stored position is of the other kind of server.
+#[must_use]
+pub fn other_flavour(stored: &str, server: Server) -> ConnectorError {
+    ConnectorError::fatal(
+        "MYSQL_OTHER_SERVER",
+        format!("the stored position is of {stored}, the server is {server}"),
+    )
+    .remedy(START_OVER)
+}
+
 /// Says what the server's refusal to stream means.
 #[must_use]
 pub fn cannot_start(plan: &StreamPlan, error: ConnectorError) -> ConnectorError {
@@ -245,6 +276,12 @@ pub fn cannot_start(plan: &StreamPlan, error: ConnectorError) -> ConnectorError 
             format!("another replica with server_id {} has connected: {message}", plan.server_id),
         )
         .remedy("give each connector and each replica of the server a server_id of its own");
+    }
+    if message.contains("max_allowed_packet") {
+        // It is there, and can't be sent.
+        return ConnectorError::config("MYSQL_PACKET_TOO_LARGE", message).remedy(
+            "raise max_allowed_packet on the server, e.g. SET PERSIST max_allowed_packet = 1073741824;",
+        );
     }
     let position = match &plan.from.gtids {
         GtidState::Off => plan.from.at.to_string(),

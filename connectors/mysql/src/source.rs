@@ -1,5 +1,7 @@
 //! The source connectors: `start` checks what is there, `poll` yields the stream and, beside it, the snapshot.
 
+mod begin;
+mod signals;
 mod snapshots;
 
 use std::{
@@ -8,11 +10,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mysql_async::Conn;
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
     SourceTask, TableSchema, TaskContext,
-    snapshot::{OnDemand, Report, SnapshotAction, SnapshotRequest, SnapshotRun},
+    snapshot::{Report, SnapshotAction, SnapshotRequest, SnapshotRun, lost::now_ms},
 };
 use tokio::task::JoinSet;
 
@@ -28,7 +29,7 @@ use crate::{
         structure::Structure,
     },
     setup,
-    snapshot::{self, MySql, Progress, table::is_chunkable},
+    snapshot::{self, MySql, table::is_chunkable},
     source_config::{SnapshotMode, SourceConfig, SourcePlan},
     stream::{
         assemble::DefinitionPlan,
@@ -40,6 +41,7 @@ use crate::{
     table::{self, TablePlan},
     tables::TablePlans,
 };
+use begin::{Begun, From, Upstream};
 
 /// `mysql-source` and `mariadb-source`: one source, which insists on the server that it is named for.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +86,9 @@ impl<const MARIADB: bool> SourceConnector for BinlogSource<MARIADB> {
 
     fn snapshot(plan: &SourcePlan, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
         let stored = StoredOffset::of(offsets, &plan.topic_prefix)?;
-        let report = |stored: StoredOffset| Report::of(stored.snapshot.as_ref(), &stored.on_demand);
+        let report = |stored: StoredOffset| {
+            Report::of(stored.snapshot.as_ref(), &stored.on_demand, stored.lost.as_ref())
+        };
         Ok(Some(stored.map(report).unwrap_or_default()))
     }
 
@@ -110,6 +114,8 @@ pub struct BinlogSourceTask {
     initial: Option<InitialTables>,
     /// A batch that was taken from the queue and not yielded yet.
     pending: Option<RawBatch>,
+    /// Why the stream can't go on from its position, where all tables are to be read anew.
+    lost: Option<ConnectorError>,
     /// The position is of the server that is streaming: a batch came from it.
     heard: bool,
     tables: TablePlans,
@@ -127,28 +133,28 @@ fn flavour_name(flavour: Flavour) -> String {
 
 impl BinlogSourceTask {
     async fn start(plan: SourcePlan, resume: SourceOffsets, cx: TaskContext) -> Result<Self, ConnectorError> {
+        let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
+        match Self::begin(plan.clone(), From::Stored(stored.clone()), cx.clone()).await {
+            Err(error) if begin::recovers(&plan, &error) => match stored {
+                Some(stored) => Self::begin(plan, From::Lost(stored, &error), cx).await,
+                None => Err(error),
+            },
+            begun => begun,
+        }
+    }
+
+    async fn begin(plan: SourcePlan, from: From<'_>, cx: TaskContext) -> Result<Self, ConnectorError> {
         let (mut conn, server) = catalog::connect(&plan.connection).await?;
         let mut problems = preflight::flavour_problems(&plan, server);
         let captured = catalog::captured_tables(&mut conn, &plan.tables).await?;
         problems.extend(setup::table_problems(&plan.topic_prefix, &captured));
+        problems.extend(setup::signal_problems(&mut conn, &plan).await?);
         if !problems.is_empty() {
             return Err(setup::as_error("MYSQL_TABLES", problems));
         }
-        let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
-        let announce = stored.is_none();
         let uuid = setup::server_uuid(&mut conn, server.flavour).await?;
-        let mut offset = match stored {
-            Some(stored) if stored.flavour != flavour_name(server.flavour) => {
-                return Err(other_flavour(&stored.flavour, server));
-            }
-            Some(stored) => stored,
-            None => first_offset(&mut conn, &plan, server, &uuid, &captured).await?,
-        };
-        if let Some(known) = offset.tables.replace(plan.tables.clone())
-            && plan.snapshot.mode != SnapshotMode::Never
-        {
-            offset.take_in(captured.into_iter().filter(|(database, name)| !known.matches(database, name)));
-        }
+        let upstream = Upstream { conn: &mut conn, server, uuid: &uuid, captured };
+        let Begun { mut offset, announce, is_first } = begin::begin(&plan, from, upstream, &cx).await?;
         let catalog = Catalog::load(&mut conn, server.flavour).await?;
         let definitions = DefinitionPlan {
             lower_case: setup::stores_lower_case(&mut conn).await?,
@@ -168,7 +174,7 @@ impl BinlogSourceTask {
         let names = Arc::new(SourceNames { server: plan.topic_prefix.clone(), flavour: server.flavour });
         let schema_changes = schema_change::topic(&plan.topic_prefix, server.flavour);
         let mut initial = None;
-        if announce && plan.include_schema_changes {
+        if is_first && plan.include_schema_changes {
             // Those that the snapshot will read; without one, none.
             let tables = offset.snapshot.as_ref().map_or(&[][..], |progress| &progress.todo);
             let to = (Arc::clone(&names), Arc::clone(&schema_changes));
@@ -184,6 +190,7 @@ impl BinlogSourceTask {
             announce,
             initial,
             pending: None,
+            lost: None,
             heard: false,
             tables,
             schema_changes,
@@ -195,12 +202,20 @@ impl BinlogSourceTask {
 
     async fn next_batch(&mut self) -> Result<SourceBatch, ConnectorError> {
         loop {
+            if let Some(error) = &self.lost {
+                let from = From::Lost(self.offset.clone(), error);
+                *self = Box::pin(Self::begin(self.plan.clone(), from, self.cx.clone())).await?;
+            }
             if std::mem::take(&mut self.announce) {
                 let mut batch = self.position_only()?;
                 if let Some(initial) = self.initial.take() {
                     batch.changes = Box::new(initial);
                 }
                 return Ok(batch);
+            }
+            if !self.offset.signals.is_empty() {
+                self.follow_signals().await?;
+                continue;
             }
             self.steer_snapshot()?;
             if self.describe_tables().await?.is_break() {
@@ -221,7 +236,11 @@ impl BinlogSourceTask {
             };
             tokio::select! {
                 done = work => if let Err(error) = done { self.failed_to_read(error)? },
-                raw = self.reader.batches.pop(), if !hold => self.pending = Some(raw?),
+                raw = self.reader.batches.pop(), if !hold => match raw {
+                    // Some servers tell only after the stream has begun.
+                    Err(error) if begin::recovers(&self.plan, &error) => self.lost = Some(error),
+                    raw => self.pending = Some(raw?),
+                },
             }
         }
     }
@@ -261,7 +280,7 @@ impl BinlogSourceTask {
 
     fn yielded(
         &mut self,
-        raw: RawBatch,
+        mut raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
         structures: Vec<Option<Structure>>,
     ) -> Result<SourceBatch, ConnectorError> {
@@ -275,11 +294,13 @@ impl BinlogSourceTask {
         let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.offset.set_position(&raw.position);
+        self.offset.at_ms = Some(now_ms());
         self.heard = true;
         if let Some(progress) = &mut self.offset.snapshot {
             snapshot::forget_seen(progress, &raw.position.at);
         }
         self.offset.on_demand.tidy(&mut self.offset.snapshot);
+        self.take_signals(&mut raw, &tables)?;
         let mut entries = raw.rows.entries;
         if seen.is_some() || unread.contains(&true) {
             entries.retain(|entry| {
@@ -347,47 +368,12 @@ fn stream_plan(
         server_id: plan.server_id,
         from: offset.position()?,
         tables: plan.tables.clone(),
+        signal: plan.signal.clone(),
         definitions: plan.include_schema_changes.then_some(definitions),
         batch_bytes: plan.batch_bytes,
         queue_bytes: plan.queue_bytes,
         heartbeat_interval: plan.heartbeat_interval,
     })
-}
-
-fn other_flavour(stored: &str, server: Server) -> ConnectorError {
-    ConnectorError::fatal(
-        "MYSQL_OTHER_SERVER",
-        format!("the stored position is of {stored}, the server is {server}"),
-    )
-    .remedy("delete the connector's offsets to start over with a new snapshot")
-}
-
-async fn first_offset(
-    conn: &mut Conn,
-    plan: &SourcePlan,
-    server: Server,
-    uuid: &str,
-    captured: &[(String, String)],
-) -> Result<StoredOffset, ConnectorError> {
-    let position = setup::first_position(conn, server).await?;
-    let snapshot = match plan.snapshot.mode {
-        SnapshotMode::Never => None,
-        SnapshotMode::Initial | SnapshotMode::InitialOnly => Some(Progress::of(captured.to_vec())),
-    };
-    let mut offset = StoredOffset {
-        flavour: flavour_name(server.flavour),
-        server_uuid: uuid.to_owned(),
-        file: String::new(),
-        pos: 0,
-        gtids: None,
-        partial: None,
-        prepared: Vec::new(),
-        tables: None,
-        snapshot,
-        on_demand: OnDemand::default(),
-    };
-    offset.set_position(&position);
-    Ok(offset)
 }
 
 impl SourceTask for BinlogSourceTask {
@@ -414,6 +400,9 @@ impl SourceTask for BinlogSourceTask {
                 }
                 SnapshotAction::Pause => self.offset.on_demand.pause(id, self.offset.snapshot.as_ref()),
                 SnapshotAction::Resume => self.offset.on_demand.resume(id),
+                SnapshotAction::Limit { rows_per_second } => {
+                    self.offset.on_demand.limit(id, *rows_per_second, self.offset.snapshot.as_ref());
+                }
                 SnapshotAction::Cancel => {
                     if self.offset.on_demand.cancel(id, &mut self.offset.snapshot) {
                         self.end_run();

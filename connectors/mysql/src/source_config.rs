@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
-use serde::{Deserialize, Serialize};
+use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, snapshot::TableName, units};
+use serde::Deserialize;
 
+pub use crate::table_filter::TableFilter;
 use crate::{
     connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan, Flavour},
     types::{BigintUnsigned, TypeOptions, ZeroDates},
@@ -28,6 +29,9 @@ pub struct SourceConfig {
     /// Snapshot.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// Signals.
+    #[serde(default)]
+    pub signal: SignalConfig,
     /// Types.
     #[serde(default)]
     pub types: TypesConfig,
@@ -58,6 +62,14 @@ pub struct TablesConfig {
     pub exclude: Vec<String>,
 }
 
+/// Where signals come from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct SignalConfig {
+    /// A table.
+    pub table: Option<String>,
+}
+
 /// What to do with the rows that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +79,10 @@ pub enum SnapshotMode {
     Initial,
     /// Deliver them and what changes meanwhile, then wait.
     InitialOnly,
+    /// As `Initial`, and once more whenever the position is lost.
+    WhenNeeded,
+    /// As `Initial`, and again at each start of the connector.
+    Always,
     /// Leave them out.
     Never,
 }
@@ -92,11 +108,13 @@ pub struct SnapshotConfig {
     pub chunk_rows: u32,
     /// Connections that read at the same time.
     pub readers: usize,
+    /// Most rows that are read in a second; 0 for no bound.
+    pub rows_per_second: u32,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2 }
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2, rows_per_second: 0 }
     }
 }
 
@@ -133,7 +151,7 @@ fn retention_min() -> Duration {
     Duration::from_secs(24 * 3600)
 }
 
-const OWN_FIELDS: [FieldDoc; 15] = [
+const OWN_FIELDS: [FieldDoc; 17] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -181,10 +199,16 @@ const OWN_FIELDS: [FieldDoc; 15] = [
     ),
     FieldDoc::optional(
         "snapshot.mode",
-        FieldKind::Choice(&["initial", "initial_only", "never"]),
+        FieldKind::Choice(&["initial", "initial_only", "when_needed", "always", "never"]),
         Some("initial"),
         "`initial`: deliver the rows that are there already, once, while streaming what changes; of a table that \
-         comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
+         comes into `tables` later, too. `initial_only`: stop delivering after that. `when_needed`: as `initial`, and where the \
+         stored position is refused because it is lost (transactions after it are purged, the server does not have it), all \
+         tables are read anew and the stream goes on from now. What was missing is in the log, in `rowstream snapshot status` \
+         and in metrics. Rows that were deleted in between are told by nobody: a target keeps them unless it is emptied first. \
+         `always`: as `initial`, and all tables that have a usable key are read again beside the stream, as if asked for, at \
+         each start of the connector: with the worker, on request, with another configuration, or on another worker; not when \
+         a task is tried again after a failure. A re-reading that a stop interrupts goes on. `never`: only changes.",
         "never",
     ),
     FieldDoc::optional(
@@ -201,6 +225,26 @@ const OWN_FIELDS: [FieldDoc; 15] = [
         "Connections that read chunks of a table at the same time, each with one chunk of about 4 MiB in memory; chunks are delivered in \
          the key's order all the same. More of them load the server more.",
         "4",
+    ),
+    FieldDoc::optional(
+        "snapshot.rows_per_second",
+        FieldKind::Integer { min: 0, max: 1_000_000_000 },
+        Some("0"),
+        "Most rows that the snapshot reads in a second, over all its readers; 0: no bound. It holds over chunks, which are \
+         never larger than one second's rows. A table without a usable key, which is read at once while the stream waits, \
+         is not slowed. For what is being read it is changed without a restart by `rowstream snapshot limit`.",
+        "5000",
+    ),
+    FieldDoc::optional(
+        "signal.table",
+        FieldKind::Text,
+        None,
+        "A table of Debezium's signals, as `database.table`: its first three columns are a signal's id, type and data (JSON). Rows \
+         inserted into it are read from the stream: `execute-snapshot` (incremental, with `data-collections` and \
+         `additional-conditions`), `stop-snapshot`, `pause-snapshot`, `resume-snapshot` and `log`. What can't be done is refused, \
+         which `rowstream snapshot status` shows, and the stream goes on. Its rows are no events unless `tables` chooses it, \
+         too. Nothing is written to it. Not needed for snapshots: see `rowstream snapshot`.",
+        "shop.debezium_signal",
     ),
     FieldDoc::optional(
         "types.zero_dates",
@@ -301,6 +345,8 @@ pub struct SourcePlan {
     pub include_schema_changes: bool,
     /// The snapshot.
     pub snapshot: SnapshotConfig,
+    /// The table of signals: database and name.
+    pub signal: Option<TableName>,
     /// Types.
     pub types: TypeOptions,
     /// What the binlog must tell of columns.
@@ -337,12 +383,14 @@ impl SourceConfig {
         if !(1..=16).contains(&self.snapshot.readers) {
             errors.push("snapshot.readers", "must be 1 to 16");
         }
+        let signal =
+            errors.take("signal.table", self.signal.table.map(|table| signal_table(&table)).transpose());
         if self.heartbeat_interval.is_zero() {
             errors.push("heartbeat_interval", "must be more than 0");
         }
         let size = |bytes: ByteSize| usize::try_from(bytes.0).unwrap_or(usize::MAX).clamp(4 << 10, 1 << 30);
-        match (connection, tables) {
-            (Some(connection), Some(tables)) if errors.0.is_empty() => Ok(SourcePlan {
+        match (connection, tables, signal) {
+            (Some(connection), Some(tables), Some(signal)) if errors.0.is_empty() => Ok(SourcePlan {
                 connection,
                 topic_prefix: self.topic_prefix,
                 tables,
@@ -350,6 +398,7 @@ impl SourceConfig {
                 server_id,
                 include_schema_changes: self.include_schema_changes,
                 snapshot: self.snapshot,
+                signal,
                 types: self.types.into(),
                 row_metadata: self.row_metadata,
                 batch_bytes: size(self.batch_bytes),
@@ -359,6 +408,23 @@ impl SourceConfig {
             }),
             _ => Err(errors),
         }
+    }
+}
+
+fn signal_table(text: &str) -> Result<TableName, String> {
+    match text.split_once('.') {
+        Some((database, table)) if !database.is_empty() && !table.is_empty() => {
+            Ok((database.to_owned(), table.to_owned()))
+        }
+        Some(_) | None => Err(format!("`{text}` is not `database.table`")),
+    }
+}
+
+impl SourcePlan {
+    /// Whether this is the table of signals.
+    #[must_use]
+    pub fn is_signal(&self, database: &str, table: &str) -> bool {
+        self.signal.as_ref().is_some_and(|signal| (signal.0.as_str(), signal.1.as_str()) == (database, table))
     }
 }
 
@@ -373,114 +439,4 @@ fn default_server_id(topic_prefix: &str) -> u32 {
 pub fn sanitise_topic(name: &str) -> String {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.chars().take(249).map(|c| if legal(c) { c } else { '_' }).collect()
-}
-
-/// Databases of the servers' own.
-const SYSTEM: [&str; 4] = ["mysql", "information_schema", "performance_schema", "sys"];
-
-/// Which tables are captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableFilter {
-    include: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    exclude: Vec<String>,
-}
-
-impl TableFilter {
-    /// Reads the patterns.
-    ///
-    /// # Errors
-    /// None is included, or one is not `database.table`.
-    pub fn new(config: &TablesConfig) -> Result<Self, String> {
-        if config.include.is_empty() {
-            return Err("include must name at least one table, such as `shop.*`".to_owned());
-        }
-        for pattern in config.include.iter().chain(&config.exclude) {
-            let (database, table) = pattern.split_once('.').unwrap_or_default();
-            if database.is_empty() || table.is_empty() {
-                return Err(format!("`{pattern}` is not `database.table`"));
-            }
-        }
-        Ok(Self { include: config.include.clone(), exclude: config.exclude.clone() })
-    }
-
-    /// Whether a table is captured.
-    #[must_use]
-    pub fn matches(&self, database: &str, table: &str) -> bool {
-        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
-            return false;
-        }
-        let name = format!("{database}.{table}");
-        let any = |patterns: &[String]| patterns.iter().any(|p| glob(p.as_bytes(), name.as_bytes()));
-        any(&self.include) && !any(&self.exclude)
-    }
-
-    /// Whether tables of a database can be captured.
-    #[must_use]
-    pub fn reaches(&self, database: &str) -> bool {
-        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
-            return false;
-        }
-        self.include.iter().any(|pattern| {
-            let (of, _) = pattern.split_once('.').unwrap_or_default();
-            glob(of.as_bytes(), database.as_bytes())
-        })
-    }
-
-    /// Whether a statement, run in `database`, may change a captured table. Errs on the side of yes.
-    #[must_use]
-    pub fn may_concern(&self, database: &str, text: &str) -> bool {
-        if SYSTEM.iter().any(|system| system.eq_ignore_ascii_case(database)) {
-            return false;
-        }
-        self.include.iter().any(|pattern| {
-            let (of, _) = pattern.split_once('.').unwrap_or_default();
-            database.is_empty()
-                || glob(of.as_bytes(), database.as_bytes())
-                || of.contains('*')
-                || text.to_ascii_lowercase().contains(&of.to_ascii_lowercase())
-        })
-    }
-}
-
-/// Whether `text` matches `pattern`, where `*` stands for any text. Linear: only the last star is gone back to.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p).is_some_and(|c| text.get(t) == Some(c)) {
-            p += 1;
-            t += 1;
-        } else if let Some((at, from)) = star {
-            p = at + 1;
-            t = from + 1;
-            star = Some((at, from + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == b'*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_choose_tables() {
-        let config =
-            TablesConfig { include: vec!["shop.*".into(), "a*.b".into()], exclude: vec!["shop.x*y".into()] };
-        let filter = TableFilter::new(&config).unwrap();
-        assert!(filter.matches("shop", "orders") && filter.matches("abc", "b"));
-        assert!(!filter.matches("abc", "bb") && !filter.matches("shop", "x123y"));
-        assert!(
-            filter.may_concern("shop", "insert into t") && filter.may_concern("other", "insert into shop.t")
-        );
-        assert!(filter.reaches("shop") && filter.reaches("abc") && !filter.reaches("other"));
-        let all = TableFilter::new(&TablesConfig { include: vec!["*.*".into()], exclude: vec![] }).unwrap();
-        assert!(!all.matches("mysql", "user") && !all.reaches("mysql"));
-        assert!(TableFilter::new(&TablesConfig { include: vec!["orders".into()], exclude: vec![] }).is_err());
-    }
 }

@@ -117,6 +117,24 @@ impl TablePlans {
         Ok(Err(problem))
     }
 
+    /// The tables that are captured at present.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn captured(&mut self, plan: &SourcePlan) -> Result<Vec<TableName>, ConnectorError> {
+        // The first time over a connection that may have been lost while nobody used it.
+        if let Some(mut conn) = self.conn.take()
+            && let Ok(captured) = catalog::captured_tables(&mut conn, &plan.tables).await
+        {
+            self.conn = Some(conn);
+            return Ok(captured);
+        }
+        let mut conn = self.connection(plan).await?;
+        let captured = catalog::captured_tables(&mut conn, &plan.tables).await?;
+        self.conn = Some(conn);
+        Ok(captured)
+    }
+
     /// How a table is read that was asked for, or why it can't be.
     ///
     /// # Errors

@@ -74,12 +74,35 @@ pub async fn captured_tables(
     client: &Client,
     filter: &TableFilter,
 ) -> Result<Vec<CapturedTable>, ConnectorError> {
+    let chosen = tables_where(client, |schema, table| filter.matches(schema, table)).await?;
+    let all: Vec<u32> = chosen.iter().map(|(table, _)| table.oid).collect();
+    let is_apart = |(_, ancestors): &(_, Vec<u32>)| !ancestors.iter().any(|a| all.contains(a));
+    Ok(chosen.into_iter().filter(is_apart).map(|(table, _)| table).collect())
+}
+
+/// The table of signals; `None` when there is no such table.
+///
+/// # Errors
+/// The server's.
+pub async fn signal_table(
+    client: &Client,
+    signal: (&str, &str),
+) -> Result<Option<CapturedTable>, ConnectorError> {
+    let found = tables_where(client, |schema, table| (schema, table) == signal).await?;
+    Ok(found.into_iter().next().map(|(table, _)| table))
+}
+
+/// Tables by name, each with its ancestors.
+async fn tables_where(
+    client: &Client,
+    is_chosen: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<(CapturedTable, Vec<u32>)>, ConnectorError> {
     let rows =
         client.query(TABLES, &[]).await.map_err(from_postgres).attempting(|| "list the tables".into())?;
-    let mut chosen: Vec<(CapturedTable, Vec<u32>)> = Vec::new();
+    let mut chosen = Vec::new();
     for row in rows {
         let (schema, table): (&str, &str) = (row.get(1), row.get(2));
-        if filter.matches(schema, table) {
+        if is_chosen(schema, table) {
             let identity: &str = row.get(4);
             let captured = CapturedTable {
                 oid: row.get(0),
@@ -93,9 +116,7 @@ pub async fn captured_tables(
             chosen.push((captured, row.get(8)));
         }
     }
-    let all: Vec<u32> = chosen.iter().map(|(table, _)| table.oid).collect();
-    chosen.retain(|(_, ancestors)| !ancestors.iter().any(|a| all.contains(a)));
-    Ok(chosen.into_iter().map(|(table, _)| table).collect())
+    Ok(chosen)
 }
 
 const COLUMNS: &str = "

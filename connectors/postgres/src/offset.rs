@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 
 use rowstream_api::{
     ConnectorError, SourceOffset, SourceOffsets, SourcePartition,
-    snapshot::{OnDemand, TableName},
+    snapshot::{LostPosition, OnDemand, Signal, TableName},
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ impl FromStr for Lsn {
 pub struct StoredOffset {
     /// End of the last complete transaction.
     pub lsn: u64,
+    /// When the stream stood there, in milliseconds since 1970-01-01.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
     /// The slot it counts in.
     pub slot: String,
     /// The cluster.
@@ -73,6 +76,12 @@ pub struct StoredOffset {
     /// What was asked of the snapshot.
     #[serde(default, skip_serializing_if = "OnDemand::is_empty")]
     pub on_demand: OnDemand,
+    /// Signals that the stream brought and that are not followed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<Signal>,
+    /// The last position that was lost, so that all tables were read anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LostPosition>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -190,6 +199,14 @@ pub struct SlotState {
     pub wal_status: Option<String>,
 }
 
+impl SlotState {
+    /// Whether nothing can be read from it any more.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.restart_lsn.is_none()
+    }
+}
+
 /// Checks that `stored` can be resumed on a cluster where `slot` looks like this.
 ///
 /// # Errors
@@ -228,7 +245,7 @@ pub fn check_slot(
     let Some(slot) = slot else {
         return Err(slot_missing(&stored.slot));
     };
-    if slot.wal_status.as_deref() == Some("lost") || slot.restart_lsn.is_none() {
+    if slot.is_invalid() {
         return Err(slot_lost(&stored.slot));
     }
     match slot.confirmed_flush_lsn {
@@ -249,7 +266,22 @@ pub fn check_slot(
 }
 
 const START_OVER: &str = "choices: restore what is missing and start again; or delete the connector's offsets, which \
-                          starts over with a new snapshot (rows deleted meanwhile are not seen)";
+                          starts over with a new snapshot (rows deleted meanwhile are not seen); or have that done \
+                          whenever a position is lost, with snapshot.mode: when_needed";
+
+/// Whether an error says that a stored position can't be gone on from, and that only a new one can help.
+#[must_use]
+pub fn is_lost(error: &ConnectorError) -> bool {
+    matches!(
+        error.code,
+        "PG_SLOT_MISSING"
+            | "PG_SLOT_LOST"
+            | "PG_SLOT_AHEAD"
+            | "PG_OTHER_SYSTEM"
+            | "PG_TIMELINE"
+            | "PG_POSITION_UNKNOWN"
+    )
+}
 
 /// The cluster that answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,6 +339,7 @@ mod tests {
     fn stored() -> StoredOffset {
         StoredOffset {
             lsn: 100,
+            at_ms: None,
             slot: "s".into(),
             system_id: "1".into(),
             timeline: 2,
@@ -316,6 +349,8 @@ mod tests {
             tables: None,
             snapshot: None,
             on_demand: OnDemand::default(),
+            signals: Vec::new(),
+            lost: None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     error::from_postgres,
     ident::QuotedIdent,
     setup,
-    source_config::{PublicationMode, SourcePlan},
+    source_config::{PublicationMode, SnapshotMode, SourcePlan},
     table,
 };
 
@@ -27,6 +27,8 @@ pub async fn check(plan: &SourcePlan) -> Result<(), ConnectorError> {
     server(client, plan, &mut problems).await?;
     let tables = catalog::captured_tables(client, &plan.tables).await?;
     problems.extend(setup::table_problems(plan, &tables));
+    let (tables, missing) = setup::published_tables(client, plan, &tables).await?;
+    problems.extend(missing);
     let publication = setup::publication(client, &plan.publication).await?;
     let statements = setup::publication_sql(&plan.publication, publication.as_ref(), &tables);
     match plan.publication_mode {
@@ -146,7 +148,7 @@ async fn slot(client: &Client, plan: &SourcePlan, problems: &mut Problems) -> Re
             None,
         ));
     }
-    if slot.wal_status.as_deref() == Some("lost") {
+    if slot.is_invalid() && plan.snapshot.mode != SnapshotMode::WhenNeeded {
         problems.push((
             format!("replication slot `{name}` was invalidated by the server"),
             Some(format!("SELECT pg_drop_replication_slot('{name}');")),

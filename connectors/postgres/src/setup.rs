@@ -7,7 +7,7 @@ use rowstream_api::{Attempting, Class, ConnectorError, Gauges};
 use tokio_postgres::Client;
 
 use crate::{
-    catalog::CapturedTable,
+    catalog::{self, CapturedTable},
     error::from_postgres,
     ident::{QuotedIdent, TableName},
     offset::{Lsn, SlotState, SystemState},
@@ -83,6 +83,34 @@ pub fn table_problems(plan: &SourcePlan, tables: &[CapturedTable]) -> Vec<(Strin
         }
     }
     problems
+}
+
+/// The captured tables and, where it is another one, the table of signals: those that are published. A table of signals that is missing
+/// is a problem.
+///
+/// # Errors
+/// The server's.
+pub async fn published_tables(
+    client: &Client,
+    plan: &SourcePlan,
+    captured: &[CapturedTable],
+) -> Result<(Vec<CapturedTable>, Option<(String, Option<String>)>), ConnectorError> {
+    let mut published = captured.to_vec();
+    let Some((schema, table)) = &plan.signal else { return Ok((published, None)) };
+    let Some(found) = catalog::signal_table(client, (schema, table)).await? else {
+        let name = TableName::new(schema, table);
+        let sql = format!(
+            "CREATE TABLE {name} (id varchar(42) PRIMARY KEY, type varchar(32) NOT NULL, data text);"
+        );
+        return Ok((
+            published,
+            Some((format!("signal.table: there is no table `{}`", name.plain()), Some(sql))),
+        ));
+    };
+    if !published.iter().any(|table| table.oid == found.oid) {
+        published.push(found);
+    }
+    Ok((published, None))
 }
 
 /// Joins problems into one error whose remedy is the SQL of them all.
@@ -202,23 +230,32 @@ pub async fn ensure_publication(
     }
 }
 
+/// Checks that a slot is one of this source.
+///
+/// # Errors
+/// It is of another plugin or database.
+pub fn check_owner(plan: &SourcePlan, slot: &SlotState) -> Result<(), ConnectorError> {
+    let database = plan.connection.config.database.as_str();
+    if slot.plugin.as_deref() == Some("pgoutput") && slot.database.as_deref() == Some(database) {
+        return Ok(());
+    }
+    let name = &plan.slot;
+    Err(ConnectorError::config(
+        "PG_SLOT_FOREIGN",
+        format!(
+            "replication slot `{name}` exists, with another plugin than pgoutput or for another database"
+        ),
+    )
+    .remedy("choose another slot_name"))
+}
+
 /// Where a slot that exists already, but that no position is stored of, can be read from.
 ///
 /// # Errors
 /// It is of another plugin or database, or still being created.
 pub fn usable_slot(plan: &SourcePlan, slot: &SlotState) -> Result<u64, ConnectorError> {
+    check_owner(plan, slot)?;
     let name = &plan.slot;
-    if slot.plugin.as_deref() != Some("pgoutput")
-        || slot.database.as_deref() != Some(plan.connection.config.database.as_str())
-    {
-        return Err(ConnectorError::config(
-            "PG_SLOT_FOREIGN",
-            format!(
-                "replication slot `{name}` exists, with another plugin than pgoutput or for another database"
-            ),
-        )
-        .remedy("choose another slot_name"));
-    }
     slot.confirmed_flush_lsn.ok_or_else(|| {
         let pid = slot.active_pid.map_or_else(|| "nobody".to_owned(), |pid| format!("pid {pid}"));
         ConnectorError::transient(

@@ -1,5 +1,7 @@
 //! The source connector: `start` makes what is missing and checks what is there, `poll` yields the stream.
 
+mod begin;
+mod signals;
 mod snapshots;
 
 use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
@@ -7,19 +9,18 @@ use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 use rowstream_api::{
     ConfigErrors, ConnectorError, Delivery, NoChanges, SourceBatch, SourceConnector, SourceOffsets,
     SourceTask, TableSchema, TaskContext,
-    snapshot::{OnDemand, Report, SnapshotAction, SnapshotRequest, SnapshotRun},
+    snapshot::{Report, SnapshotAction, SnapshotRequest, SnapshotRun, lost::now_ms},
 };
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
 
 use crate::{
     catalog::{self, CapturedTable},
     monitor,
-    offset::{StoredOffset, SystemState, check_slot, partition},
+    offset::{StoredOffset, partition},
     preflight,
     replication::{Purpose, RawConnection},
     setup,
-    snapshot::{self, Postgres, Progress},
+    snapshot::{self, Postgres},
     source_config::{SnapshotMode, SourceConfig, SourcePlan},
     stream::{
         assemble::RawBatch,
@@ -28,8 +29,9 @@ use crate::{
         rekey,
     },
     table::TablePlan,
-    tables::{TablePlans, name_of},
+    tables::TablePlans,
 };
+use begin::{Begun, From, Upstream};
 
 /// `postgres-source`
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +70,9 @@ impl SourceConnector for PostgresSource {
 
     fn snapshot(plan: &SourcePlan, offsets: &SourceOffsets) -> Result<Option<Report>, ConnectorError> {
         let stored = StoredOffset::of(offsets, &plan.topic_prefix)?;
-        let report = |stored: StoredOffset| Report::of(stored.snapshot.as_ref(), &stored.on_demand);
+        let report = |stored: StoredOffset| {
+            Report::of(stored.snapshot.as_ref(), &stored.on_demand, stored.lost.as_ref())
+        };
         Ok(Some(stored.map(report).unwrap_or_default()))
     }
 
@@ -103,37 +107,31 @@ pub struct PostgresSourceTask {
 
 impl PostgresSourceTask {
     async fn start(plan: SourcePlan, resume: SourceOffsets, cx: TaskContext) -> Result<Self, ConnectorError> {
+        let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
+        match Self::begin(plan.clone(), From::Stored(stored.clone()), cx.clone()).await {
+            Err(error) if begin::recovers(&plan, &error) => match stored {
+                Some(stored) => Self::begin(plan, From::Lost(stored, &error), cx).await,
+                None => Err(error),
+            },
+            begun => begun,
+        }
+    }
+
+    async fn begin(plan: SourcePlan, from: From<'_>, cx: TaskContext) -> Result<Self, ConnectorError> {
         let mut control = RawConnection::connect(&plan.connection, Purpose::Replication).await?;
         let system = setup::identify(&mut control).await?;
         let sql = catalog::connect(&plan.connection).await?;
         let captured = catalog::captured_tables(&sql.client, &plan.tables).await?;
-        let problems = setup::table_problems(&plan, &captured);
+        let mut problems = setup::table_problems(&plan, &captured);
+        let (published, missing) = setup::published_tables(&sql.client, &plan, &captured).await?;
+        problems.extend(missing);
         if !problems.is_empty() {
             return Err(setup::as_error("PG_TABLES", problems));
         }
         let slot = catalog::slot(&sql.client, &plan.slot).await?;
-        let stored = StoredOffset::of(&resume, &plan.topic_prefix)?;
-        if let Some(stored) = &stored {
-            check_slot(stored, slot.as_ref(), &system)?;
-        }
-        let (mut announce, mut publish) = (stored.is_none(), None);
-        let offset = match stored {
-            Some(stored) => {
-                let mut offset = StoredOffset { timeline: system.timeline, ..stored };
-                if take_in(&sql.client, &plan, &mut offset, &captured).await? {
-                    (announce, publish) = (true, Some(captured));
-                }
-                offset
-            }
-            None => {
-                setup::ensure_publication(&sql.client, &plan, &captured).await?;
-                let lsn = match slot {
-                    Some(slot) => setup::usable_slot(&plan, &slot)?,
-                    None => setup::create_slot(&mut control, &sql.client, &plan, &cx.gauges).await?,
-                };
-                first_offset(&plan, &system, lsn, &captured)
-            }
-        };
+        let (control_ref, client) = (&mut control, &sql.client);
+        let upstream = Upstream { control: control_ref, client, system: &system, slot, captured, published };
+        let Begun { offset, announce, publish } = begin::begin(&plan, from, upstream, &cx).await?;
         drop(control);
         let reader = Reader::start(StreamPlan {
             connection: plan.connection.clone(),
@@ -172,6 +170,10 @@ impl PostgresSourceTask {
         loop {
             if std::mem::take(&mut self.announce) {
                 return self.position_only();
+            }
+            if !self.offset.signals.is_empty() {
+                self.follow_signals().await?;
+                continue;
             }
             self.steer_snapshot();
             if self.describe_tables().await?.is_break() {
@@ -219,6 +221,7 @@ impl PostgresSourceTask {
     /// The stream's part of the offset moves; so does what depends on it.
     fn advance(&mut self, raw: &RawBatch) {
         self.offset.set_position(raw.position);
+        self.offset.at_ms = Some(now_ms());
         self.offset.note_newest(&raw.transactions);
         if let Some(progress) = &mut self.offset.snapshot {
             progress.seen.retain(|_, seen| seen.until > raw.position.lsn);
@@ -228,7 +231,7 @@ impl PostgresSourceTask {
 
     fn yielded(
         &mut self,
-        raw: RawBatch,
+        mut raw: RawBatch,
         tables: Vec<Option<Arc<TablePlan>>>,
         gone: BTreeSet<u32>,
     ) -> Result<SourceBatch, ConnectorError> {
@@ -242,6 +245,8 @@ impl PostgresSourceTask {
         let unread: Vec<bool> = tables.iter().map(|table| table.as_deref().is_some_and(unread)).collect();
         let seen = self.offset.snapshot.clone().filter(|progress| !progress.seen.is_empty());
         self.advance(&raw);
+        let mut tables = tables;
+        self.take_signals(&mut raw, &mut tables)?;
         let mut entries = raw.entries;
         if tables.iter().any(Option::is_none) || seen.is_some() || unread.contains(&true) {
             entries.retain(|e| {
@@ -287,56 +292,6 @@ impl PostgresSourceTask {
     }
 }
 
-/// Takes tables in that an earlier configuration did not choose, or that the publication does not carry. `true`: the publication must
-/// be brought up to date once that is stored; else it is.
-async fn take_in(
-    client: &Client,
-    plan: &SourcePlan,
-    offset: &mut StoredOffset,
-    captured: &[CapturedTable],
-) -> Result<bool, ConnectorError> {
-    let unpublished = setup::unpublished(client, plan, captured).await?;
-    let known = offset.tables.replace(plan.tables.clone());
-    let is_new = |table: &&CapturedTable| {
-        let (schema, name) = (table.name.schema.bare(), table.name.table.bare());
-        unpublished.contains(&table.oid) || known.as_ref().is_some_and(|known| !known.matches(schema, name))
-    };
-    if plan.snapshot.mode != SnapshotMode::Never
-        && offset.take_in(captured.iter().filter(is_new).map(name_of))
-    {
-        offset.has_joined = true;
-        return Ok(true);
-    }
-    setup::ensure_publication(client, plan, captured).await?;
-    Ok(false)
-}
-
-fn first_offset(
-    plan: &SourcePlan,
-    system: &SystemState,
-    lsn: u64,
-    captured: &[CapturedTable],
-) -> StoredOffset {
-    let snapshot = match plan.snapshot.mode {
-        SnapshotMode::Never => None,
-        SnapshotMode::Initial | SnapshotMode::InitialOnly => {
-            Some(Progress::of(captured.iter().map(name_of).collect()))
-        }
-    };
-    StoredOffset {
-        lsn,
-        slot: plan.slot.clone(),
-        system_id: system.id.clone(),
-        timeline: system.timeline,
-        partial: None,
-        newest_xid: None,
-        has_joined: false,
-        tables: Some(plan.tables.clone()),
-        snapshot,
-        on_demand: OnDemand::default(),
-    }
-}
-
 impl SourceTask for PostgresSourceTask {
     async fn poll(&mut self) -> Result<SourceBatch, ConnectorError> {
         self.next_batch().await
@@ -365,6 +320,9 @@ impl SourceTask for PostgresSourceTask {
                 }
                 SnapshotAction::Pause => self.offset.on_demand.pause(id, self.offset.snapshot.as_ref()),
                 SnapshotAction::Resume => self.offset.on_demand.resume(id),
+                SnapshotAction::Limit { rows_per_second } => {
+                    self.offset.on_demand.limit(id, *rows_per_second, self.offset.snapshot.as_ref());
+                }
                 SnapshotAction::Cancel => {
                     if self.offset.on_demand.cancel(id, &mut self.offset.snapshot) {
                         self.snapshot = None;

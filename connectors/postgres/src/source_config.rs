@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, units};
+use rowstream_api::{ByteSize, ConfigErrors, ConfigSpec, FieldDoc, FieldKind, snapshot::TableName, units};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{CONNECTION_FIELDS, ConnectionConfig, ConnectionPlan};
@@ -28,6 +28,9 @@ pub struct SourceConfig {
     /// Snapshot.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// Signals.
+    #[serde(default)]
+    pub signal: SignalConfig,
     /// Size of a batch.
     #[serde(default = "batch_bytes")]
     pub batch_bytes: ByteSize,
@@ -63,6 +66,14 @@ pub enum PublicationMode {
     Disabled,
 }
 
+/// Where signals come from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct SignalConfig {
+    /// A table.
+    pub table: Option<String>,
+}
+
 /// What to do with the rows that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +83,10 @@ pub enum SnapshotMode {
     Initial,
     /// Deliver them and what changes meanwhile, then wait.
     InitialOnly,
+    /// As `Initial`, and once more whenever the position is lost.
+    WhenNeeded,
+    /// As `Initial`, and again at each start of the connector.
+    Always,
     /// Leave them out.
     Never,
 }
@@ -86,11 +101,13 @@ pub struct SnapshotConfig {
     pub chunk_rows: u32,
     /// Connections that read at the same time.
     pub readers: usize,
+    /// Most rows that are read in a second; 0 for no bound.
+    pub rows_per_second: u32,
 }
 
 impl Default for SnapshotConfig {
     fn default() -> Self {
-        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2 }
+        Self { mode: SnapshotMode::default(), chunk_rows: 20_000, readers: 2, rows_per_second: 0 }
     }
 }
 
@@ -107,7 +124,7 @@ fn slot_creation_timeout() -> Duration {
     Duration::from_secs(90)
 }
 
-const OWN_FIELDS: [FieldDoc; 13] = [
+const OWN_FIELDS: [FieldDoc; 15] = [
     FieldDoc {
         path: "topic_prefix",
         kind: FieldKind::Text,
@@ -162,11 +179,18 @@ const OWN_FIELDS: [FieldDoc; 13] = [
     },
     FieldDoc {
         path: "snapshot.mode",
-        kind: FieldKind::Choice(&["initial", "initial_only", "never"]),
+        kind: FieldKind::Choice(&["initial", "initial_only", "when_needed", "always", "never"]),
         required: false,
         default: Some("initial"),
         doc: "`initial`: deliver the rows that are there already, once, while streaming what changes; of a \
-              table that comes into `tables` later, too. `initial_only`: stop delivering after that. `never`: only changes.",
+              table that comes into `tables` later, too. `initial_only`: stop delivering after that. `when_needed`: as \
+              `initial`, and where a start would be refused because the stored position is lost (the slot is missing, was \
+              recreated or invalidated, another cluster or an older copy answers), all tables are read anew and the stream goes \
+              on from now. What was missing is in the log, in `rowstream snapshot status` and in metrics. Rows that were deleted \
+              in between are told by nobody: a target keeps them unless it is emptied first. `always`: as `initial`, and all \
+              tables that have a key are read again beside the stream, as if asked for, at each start of the connector: with \
+              the worker, on request, with another configuration, or on another worker; not when a task is tried again after \
+              a failure. A re-reading that a stop interrupts goes on. `never`: only changes.",
         example: "never",
     },
     FieldDoc {
@@ -185,6 +209,29 @@ const OWN_FIELDS: [FieldDoc; 13] = [
         doc: "Connections that read chunks of a table at the same time, each with one chunk of at most 4 MiB in memory; \
               chunks are delivered in the key's order all the same. More of them load the server more.",
         example: "4",
+    },
+    FieldDoc {
+        path: "snapshot.rows_per_second",
+        kind: FieldKind::Integer { min: 0, max: 1_000_000_000 },
+        required: false,
+        default: Some("0"),
+        doc: "Most rows that the snapshot reads in a second, over all its readers; 0: no bound. It holds over chunks, which are \
+              never larger than one second's rows. A table without a usable key, which is read at once while the stream \
+              waits, is not slowed. For what is being read it is changed without a restart by `rowstream snapshot limit`.",
+        example: "5000",
+    },
+    FieldDoc {
+        path: "signal.table",
+        kind: FieldKind::Text,
+        required: false,
+        default: None,
+        doc: "A table of Debezium's signals, as `schema.table`: its first three columns are a signal's id, type and data (JSON). \
+              Rows inserted into it are read from the stream: `execute-snapshot` (incremental, with `data-collections` and \
+              `additional-conditions`), `stop-snapshot`, `pause-snapshot`, `resume-snapshot` and `log`. What can't be done is \
+              refused, which `rowstream snapshot status` shows, and the stream goes on. Its rows are no events unless `tables` \
+              chooses it, too. Nothing is written to it. It is published with the captured tables; with `publication_mode: \
+              disabled` the publication must hold it. Not needed for snapshots: see `rowstream snapshot`.",
+        example: "public.debezium_signal",
     },
     FieldDoc {
         path: "batch_bytes",
@@ -261,6 +308,8 @@ pub struct SourcePlan {
     pub publication_mode: PublicationMode,
     /// The snapshot.
     pub snapshot: SnapshotConfig,
+    /// The table of signals: schema and name.
+    pub signal: Option<TableName>,
     /// Size of a batch.
     pub batch_bytes: usize,
     /// Bound of the queue.
@@ -298,12 +347,14 @@ impl SourceConfig {
         if !(1..=16).contains(&self.snapshot.readers) {
             errors.push("snapshot.readers", "must be 1 to 16");
         }
+        let signal =
+            errors.take("signal.table", self.signal.table.map(|table| signal_table(&table)).transpose());
         if self.status_interval.is_zero() {
             errors.push("status_interval", "must be more than 0");
         }
         let size = |bytes: ByteSize| usize::try_from(bytes.0).unwrap_or(usize::MAX).clamp(4 << 10, 1 << 30);
-        match (connection, tables) {
-            (Some(connection), Some(tables)) if errors.0.is_empty() => Ok(SourcePlan {
+        match (connection, tables, signal) {
+            (Some(connection), Some(tables), Some(signal)) if errors.0.is_empty() => Ok(SourcePlan {
                 connection,
                 topic_prefix: self.topic_prefix,
                 tables,
@@ -311,6 +362,7 @@ impl SourceConfig {
                 publication,
                 publication_mode: self.publication_mode,
                 snapshot: self.snapshot,
+                signal,
                 batch_bytes: size(self.batch_bytes),
                 queue_bytes: size(self.queue_bytes),
                 status_interval: self.status_interval,
@@ -318,6 +370,23 @@ impl SourceConfig {
             }),
             _ => Err(errors),
         }
+    }
+}
+
+fn signal_table(text: &str) -> Result<TableName, String> {
+    match text.split_once('.') {
+        Some((schema, table)) if !schema.is_empty() && !table.is_empty() => {
+            Ok((schema.to_owned(), table.to_owned()))
+        }
+        Some(_) | None => Err(format!("`{text}` is not `schema.table`")),
+    }
+}
+
+impl SourcePlan {
+    /// Whether this is the table of signals.
+    #[must_use]
+    pub fn is_signal(&self, schema: &str, table: &str) -> bool {
+        self.signal.as_ref().is_some_and(|signal| (signal.0.as_str(), signal.1.as_str()) == (schema, table))
     }
 }
 

@@ -48,7 +48,8 @@ impl TablePlans {
         if let Some(known) = self.by_oid.get(&relation.oid).filter(|known| known.relation == *relation) {
             return Ok(Some(Arc::clone(known)));
         }
-        if !plan.tables.matches(&relation.namespace, &relation.name) {
+        let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
+        if !plan.tables.matches(schema, name) && !plan.is_signal(schema, name) {
             tracing::debug!(
                 schema = relation.namespace,
                 table = relation.name,
@@ -91,6 +92,15 @@ impl TablePlans {
         };
         let name = name_of(table);
         Ok(self.asked(&name, condition, plan).await?.map(|_| name))
+    }
+
+    /// The tables that are captured at present.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn captured(&mut self, plan: &SourcePlan) -> Result<Vec<TableName>, ConnectorError> {
+        let captured = catalog::captured_tables(self.client(plan).await?, &plan.tables).await?;
+        Ok(captured.iter().map(name_of).collect())
     }
 
     /// How a table is read that was asked for, or why it can't be.

@@ -239,3 +239,54 @@ async fn a_source_without_a_stream_reads_what_is_asked_for() {
     drain.task = None;
     db.remove().await;
 }
+
+/// The rate holds over chunks, readers and restarts, is shown, and is changed while tables are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_reads_no_faster_than_it_may() {
+    let db = Database::new().await;
+    db.run("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 3000); ANALYZE a")
+        .await;
+    let plan = |rate: u32| {
+        db.plan(json!({ "snapshot": { "mode": "initial", "rows_per_second": rate, "readers": 4 } }))
+    };
+    let mut drain = Drain::start(plan(1000)).await;
+    let begin = tokio::time::Instant::now();
+    let gauge = |drain: &Drain, name: &str| {
+        drain.cx.gauges.values().into_iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    };
+    let (mut restarted, mut seen) = (false, 0);
+    while drain.report().reading.is_some() {
+        drain.step().await.unwrap();
+        seen = seen.max(usize::from(gauge(&drain, "snapshot_rows_per_second_limit") == Some(1000.0)));
+        // One chunk ahead is all that there may be, once more after a restart.
+        let allowed = begin.elapsed().as_secs_f64() * 1000.0 + 1000.0 * if restarted { 2.0 } else { 1.0 };
+        assert!(
+            drain.events.len() as f64 <= allowed,
+            "{} rows after {:?}",
+            drain.events.len(),
+            begin.elapsed()
+        );
+        if drain.events.len() > 1500 && !restarted {
+            restarted = true;
+            drain.restart().await;
+        }
+    }
+    assert_eq!((drain.events.len(), restarted, seen), (3000, true, 1));
+    assert_eq!(gauge(&drain, "snapshot_rows_per_second_limit"), None);
+    // At one row a second it would take an hour; asked to go faster, it goes on at once, and goes as configured when it is done.
+    drain.plan = plan(1);
+    drain.restart().await;
+    drain.ask_for("1", "public.a", None).await;
+    drain.until_count(3001).await;
+    drain.ask("2", SnapshotAction::Limit { rows_per_second: Some(0) }).await;
+    while drain.report().reading.is_some() {
+        drain.step().await.unwrap();
+    }
+    assert_eq!(drain.events.len(), 6000);
+    drain.ask_for("3", "public.a", None).await;
+    drain.until_count(6001).await;
+    assert_eq!(gauge(&drain, "snapshot_rows_per_second_limit"), Some(1.0));
+    assert_eq!(gauge(&drain, "snapshot_table_rows_estimated"), Some(3000.0));
+    drain.task = None;
+    db.remove().await;
+}

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use receiver::{Delivery, Receiver, Reply};
 use rowstream_api::{
     Datum, DatumDecoder, Delivery as Promise, Gauges, RecordError, RecordId, Schema, SchemaBuilder,
-    SchemaType, SinkConnector, SinkRecord, SinkTask, TaskContext, TopicOffsets, TopicPartition, ValueRef,
+    SchemaType, SinkConnector, SinkRecord, SinkTask, StartReason, TaskContext, TopicOffsets, TopicPartition,
+    ValueRef,
 };
 use rowstream_webhook::{WebhookSink, WebhookTask};
 use serde_json::json;
@@ -124,6 +125,7 @@ impl Driven {
             task: 0,
             gauges: gauges.clone(),
             log_id: "log-7f3a".into(),
+            start: StartReason::Connector,
         };
         let mut task = WebhookSink::start(plan, cx).await.unwrap();
         let held = task.open(&[TopicPartition::new("shop.public.t", 0)]).await.unwrap();

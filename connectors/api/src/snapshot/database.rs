@@ -1,6 +1,6 @@
 //! What the engine asks of a database.
 
-use std::{future::Future, hash::Hash, pin::Pin, sync::Arc};
+use std::{future::Future, hash::Hash, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{change::TableSchema, error::ConnectorError};
 
@@ -154,4 +154,6 @@ pub trait Database: Clone + Send + Sync + 'static {
     fn seen(piece: &Chunk<Self>) -> Self::Seen;
     /// Lets work go on while nobody polls it.
     fn spawn<T: Send + 'static>(work: Work<T>) -> Work<T>;
+    /// Ready after this time.
+    fn rest(time: Duration) -> Work<()>;
 }

@@ -31,20 +31,30 @@
 //!
 //! Tables that are asked for while the stream is under way are read in the same way, each by a run of its own ([`on_demand`]).
 //!
+//! Debezium's signals ask for them, too ([`signal`]). How fast tables are read can be bounded (`throttle`); what it means that they are
+//! all read anew because a position was lost is in [`lost`].
+//!
 //! What is held of a table is bounded: a chunk for each reader and one that is being delivered, each of a bounded size.
 
 pub mod database;
+pub mod lost;
 mod meter;
 #[cfg(test)]
 mod model;
 pub mod on_demand;
 pub mod progress;
 mod queue;
+pub mod report;
 pub mod run;
+pub mod signal;
+mod throttle;
 pub mod touched;
 
 pub use database::{Chunk, ChunkRequest, Database, Key, KeyRange, Rows, Table, TableName, Visibility, Work};
-pub use on_demand::{OnDemand, Refusal, Report, SnapshotAction, SnapshotRequest};
+pub use lost::LostPosition;
+pub use on_demand::{OnDemand, Order, Refusal, SnapshotAction, SnapshotRequest};
 pub use progress::{Marks, Progress};
+pub use report::Report;
 pub use run::{Delivered, Settings, SnapshotRun};
+pub use signal::{Meaning, Signal};
 pub use touched::{Told, Touched};

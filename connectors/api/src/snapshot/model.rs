@@ -208,7 +208,7 @@ impl Task {
     }
 
     fn is_done(&self) -> bool {
-        Report::of(self.progress.as_ref(), &self.on_demand).reading.is_none()
+        Report::of(self.progress.as_ref(), &self.on_demand, None).reading.is_none()
     }
 }
 

@@ -11,7 +11,7 @@
 //!   of it meanwhile is left out, which would lose changes of rows that somebody already has.
 //! - What can't be read is refused, and the stream goes on: a refusal is kept for people to see.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ const TAKEN_MAX: usize = 32;
 const REFUSED_MAX: usize = 8;
 /// Tables that wait at once: they are stored with each position.
 const WAITING_MAX: usize = 1000;
+
+/// The request of a start of the connector, where each one is to read all tables.
+const AT_START: &str = "start of the connector";
 
 /// What somebody asks of a source's snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,11 @@ pub enum SnapshotAction {
     Resume,
     /// Forget what was asked for. The initial snapshot goes on.
     Cancel,
+    /// Read no more rows in a second, until nothing is left to read.
+    Limit {
+        /// 0: as many as there are; none: as many as the configuration says.
+        rows_per_second: Option<u32>,
+    },
 }
 
 impl SnapshotAction {
@@ -65,6 +73,7 @@ impl SnapshotAction {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Cancel => "cancel",
+            Self::Limit { .. } => "limit",
         }
     }
 }
@@ -92,6 +101,23 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// What a signal comes to, once its tables are known.
+pub enum Order {
+    /// Read these tables, each with a condition or whole; those can't be read, for a reason each.
+    Read {
+        /// Tables and conditions.
+        tables: Vec<(TableName, Option<String>)>,
+        /// What it named else, and why that is not read.
+        refused: Vec<(String, String)>,
+    },
+    /// Forget the tables that this is true of, if they were asked for.
+    Stop(Box<dyn Fn(&TableName) -> bool + Send>),
+    /// Read nothing for now.
+    Pause,
+    /// Go on.
+    Resume,
+}
+
 /// What was asked for, as it is stored beside the stream's position.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -102,6 +128,9 @@ pub struct OnDemand {
     /// Nothing is read for now.
     #[serde(skip_serializing_if = "is_false")]
     paused: bool,
+    /// See [`SnapshotAction::Limit`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_per_second: Option<u32>,
     /// Ids of the requests that were taken last.
     #[serde(skip_serializing_if = "VecDeque::is_empty")]
     taken: VecDeque<String>,
@@ -132,6 +161,16 @@ impl OnDemand {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused
+    }
+
+    /// Tables that wait for their turn, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Asked> {
+        self.waiting.iter()
+    }
+
+    /// What was refused, the newest last.
+    pub fn refused(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.iter()
     }
 
     /// Whether this request was taken before.
@@ -173,9 +212,30 @@ impl OnDemand {
         self.refused.back().map(|refusal| refusal.reason.as_str())
     }
 
+    /// A start of the connector asks for all its tables. Where those of an earlier start are not read yet, they go on instead: what they
+    /// told stays true, for the stream tells what changes. Answers whether anything is asked.
+    pub fn ask_at_start<S>(&mut self, tables: Vec<TableName>, progress: Option<&Progress<S>>) -> bool {
+        let current = progress.and_then(|progress| progress.asked.as_ref());
+        if current.into_iter().chain(&self.waiting).any(|asked| asked.request == AT_START) {
+            return false;
+        }
+        self.refused.retain(|refusal| refusal.request != AT_START);
+        let is_due = |(schema, name): &TableName| {
+            !progress.is_some_and(|progress| progress.will_be_whole((schema, name)))
+        };
+        let waiting = self.waiting.len();
+        let asked = |table| Asked { request: AT_START.to_owned(), table, condition: None };
+        self.waiting.extend(tables.into_iter().filter(is_due).map(asked));
+        self.waiting.len() > waiting
+    }
+
     /// Takes a request, and refuses it.
     pub fn refuse(&mut self, request: &str, tables: Vec<String>, reason: impl Into<String>) {
         self.take(request);
+        self.note_refusal(request, tables, reason);
+    }
+
+    fn note_refusal(&mut self, request: &str, tables: Vec<String>, reason: impl Into<String>) {
         self.refused.push_back(Refusal { request: request.to_owned(), tables, reason: reason.into() });
         if self.refused.len() > REFUSED_MAX {
             self.refused.pop_front();
@@ -186,6 +246,18 @@ impl OnDemand {
     pub fn pause<S>(&mut self, request: &str, progress: Option<&Progress<S>>) {
         self.take(request);
         self.paused = self.has_work(progress);
+    }
+
+    /// Takes a request to read no faster. Of nothing, it is nothing, too.
+    pub fn limit<S>(&mut self, request: &str, rows_per_second: Option<u32>, progress: Option<&Progress<S>>) {
+        self.take(request);
+        self.rows_per_second = rows_per_second.filter(|_| self.has_work(progress));
+    }
+
+    /// The bound on rows read in a second, of what was asked for and what is configured; none is no bound.
+    #[must_use]
+    pub fn rows_per_second(&self, configured: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.rows_per_second.unwrap_or(configured))
     }
 
     /// Takes a request to go on.
@@ -227,17 +299,61 @@ impl OnDemand {
         let of = progress.as_mut().and_then(|progress| Some((progress.asked.clone()?, progress)));
         let Some((asked, current)) = of else { return false };
         current.finish_table();
-        self.refuse(&asked.request, vec![dotted(&asked.table)], reason);
+        self.note_refusal(&asked.request, vec![dotted(&asked.table)], reason);
         self.tidy(progress);
         true
     }
 
-    /// Forgets progress that is done, and a pause of nothing.
+    /// Follows a signal, whose place in the stream is what names it: no request is taken. `true`: the run that is under way must be
+    /// dropped.
+    pub fn follow<S>(&mut self, request: &str, order: Order, progress: &mut Option<Progress<S>>) -> bool {
+        match order {
+            Order::Read { tables, refused } => {
+                for (table, reason) in refused {
+                    self.note_refusal(request, vec![table], reason);
+                }
+                if self.waiting.len() + tables.len() > WAITING_MAX {
+                    let reason =
+                        format!("more than {WAITING_MAX} tables would wait; ask again when some are done");
+                    self.note_refusal(
+                        request,
+                        tables.iter().map(|(table, _)| dotted(table)).collect(),
+                        reason,
+                    );
+                    return false;
+                }
+                let asked = |(table, condition)| Asked { request: request.to_owned(), table, condition };
+                self.waiting.extend(tables.into_iter().map(asked));
+                false
+            }
+            Order::Stop(means) => {
+                self.waiting.retain(|asked| !means(&asked.table));
+                let current = progress
+                    .as_mut()
+                    .filter(|progress| progress.asked.as_ref().is_some_and(|asked| means(&asked.table)));
+                let is_dropped = current.map(Progress::finish_table).is_some();
+                self.tidy(progress);
+                is_dropped
+            }
+            Order::Pause => {
+                self.paused = self.has_work(progress.as_ref());
+                false
+            }
+            Order::Resume => {
+                self.paused = false;
+                false
+            }
+        }
+    }
+
+    /// Forgets progress that is done, and a pause and a limit of nothing.
     pub fn tidy<S>(&mut self, progress: &mut Option<Progress<S>>) {
         if progress.as_ref().is_some_and(Progress::is_done) {
             *progress = None;
         }
-        self.paused &= self.has_work(progress.as_ref());
+        if !self.has_work(progress.as_ref()) {
+            (self.paused, self.rows_per_second) = (false, None);
+        }
     }
 
     fn has_work<S>(&self, progress: Option<&Progress<S>>) -> bool {
@@ -255,134 +371,5 @@ impl OnDemand {
     }
 }
 
-/// How far a source's snapshots are, as far as it is durable.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// Nothing is read for now.
-    pub paused: bool,
-    /// The table that is being read, or will be next.
-    pub reading: Option<ReportedTable>,
-    /// Those that follow, in order.
-    pub waiting: Vec<ReportedTable>,
-    /// Rows of the snapshot under way that were delivered, all tables together.
-    pub rows: u64,
-    /// Rows of the table that is being read.
-    pub table_rows: u64,
-    /// What was refused, the newest last.
-    pub refused: Vec<Refusal>,
-}
-
-/// A table of a [`Report`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReportedTable {
-    /// `schema.table`
-    pub table: String,
-    /// The request that asked for it; none of the initial snapshot.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<String>,
-    /// Which rows; all when there is none.
-    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
-}
-
-impl Report {
-    /// What is stored, for people.
-    #[must_use]
-    pub fn of<S>(progress: Option<&Progress<S>>, on_demand: &OnDemand) -> Self {
-        let asked = |asked: &Asked| ReportedTable {
-            table: dotted(&asked.table),
-            request: Some(asked.request.clone()),
-            condition: asked.condition.clone(),
-        };
-        let initial =
-            |table: &TableName| ReportedTable { table: dotted(table), request: None, condition: None };
-        let current = progress.and_then(|progress| progress.asked.as_ref());
-        let skipped = usize::from(current.is_some());
-        let todo = progress.iter().flat_map(|progress| progress.todo.iter().skip(skipped).map(initial));
-        let mut tables =
-            current.map(asked).into_iter().chain(todo).chain(on_demand.waiting.iter().map(asked));
-        Self {
-            paused: on_demand.paused,
-            reading: tables.next(),
-            waiting: tables.collect(),
-            rows: progress.map_or(0, |progress| progress.rows),
-            table_rows: progress.map_or(0, |progress| progress.table_rows),
-            refused: on_demand.refused.iter().cloned().collect(),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(name: &str) -> TableName {
-        ("s".to_owned(), name.to_owned())
-    }
-
-    #[test]
-    fn tables_have_their_turns_behind_the_initial_snapshot_and_a_request_is_taken_once() {
-        let mut on_demand = OnDemand::default();
-        let mut progress = Some(Progress::<()>::of(vec![table("a")]));
-        on_demand.ask("1", vec![table("b"), table("b")], Some("n > 1"));
-        assert!(on_demand.has_taken("1") && !on_demand.has_taken("2"));
-        on_demand.begin_next(&mut progress);
-        assert_eq!(progress.as_ref().unwrap().todo, [table("a")]);
-        progress.as_mut().unwrap().finish_table();
-        for _ in 0..2 {
-            on_demand.begin_next(&mut progress);
-            on_demand.begin_next(&mut progress);
-            let current = progress.as_mut().unwrap();
-            assert_eq!((current.todo.clone(), current.asked.is_some()), (vec![table("b")], true));
-            assert!(current.is_unread(("s", "b")) && !current.will_be_whole(("s", "b")));
-            current.finish_table();
-            assert!(current.asked.is_none());
-        }
-        on_demand.tidy(&mut progress);
-        assert_eq!((progress, on_demand.has_taken("1")), (None, true));
-    }
-
-    #[test]
-    fn a_pause_is_of_something_and_a_cancel_spares_the_initial_snapshot() {
-        let mut on_demand = OnDemand::default();
-        let mut progress = None::<Progress<()>>;
-        on_demand.pause("1", progress.as_ref());
-        assert!(!on_demand.is_paused());
-        on_demand.ask("2", vec![table("a"), table("b")], None);
-        on_demand.pause("3", progress.as_ref());
-        on_demand.begin_next(&mut progress);
-        assert!(on_demand.is_paused() && progress.is_none());
-        on_demand.resume("4");
-        on_demand.begin_next(&mut progress);
-        assert!(on_demand.refuse_current(&mut progress, "no key"));
-        assert_eq!(Report::of(progress.as_ref(), &on_demand).refused[0].tables, ["s.a"]);
-        on_demand.begin_next(&mut progress);
-        progress.as_mut().unwrap().todo.push(table("joined"));
-        on_demand.pause("5", progress.as_ref());
-        assert!(on_demand.cancel("6", &mut progress));
-        assert_eq!(progress.as_ref().unwrap().todo, [table("joined")]);
-        assert!(on_demand.is_paused() && !on_demand.cancel("7", &mut progress));
-        progress.as_mut().unwrap().finish_table();
-        on_demand.tidy(&mut progress);
-        assert!(!on_demand.is_paused());
-    }
-
-    #[test]
-    fn requests_and_what_was_asked_survive_storing() {
-        let request = SnapshotRequest {
-            id: "x".into(),
-            asked_at_ms: 1,
-            action: SnapshotAction::Start { tables: vec!["s.a".into()], condition: Some("n > 1".into()) },
-        };
-        let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(text, r#"{"id":"x","asked_at_ms":1,"action":"start","tables":["s.a"],"where":"n > 1"}"#);
-        assert_eq!(serde_json::from_str::<SnapshotRequest>(&text).unwrap(), request);
-        let mut on_demand = OnDemand::default();
-        assert!(on_demand.is_empty() && serde_json::to_string(&on_demand).unwrap() == "{}");
-        on_demand.ask("x", vec![table("a")], Some("n > 1"));
-        let stored = serde_json::to_string(&on_demand).unwrap();
-        assert_eq!(serde_json::from_str::<OnDemand>(&stored).unwrap(), on_demand);
-        let old: Progress<()> = serde_json::from_str(r#"{"todo":[["s","a"]],"last_key":["7"]}"#).unwrap();
-        assert!(old.asked.is_none() && old.will_be_whole(("s", "a")));
-    }
-}
+mod tests;

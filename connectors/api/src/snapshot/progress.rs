@@ -76,6 +76,12 @@ impl<S> Progress<S> {
         initial.into_iter().any(|(schema, name)| (schema.as_str(), name.as_str()) == table)
     }
 
+    /// Whether tables are still to be read that nobody asked for.
+    #[must_use]
+    pub fn has_initial(&self) -> bool {
+        self.todo.len() > usize::from(self.asked.is_some())
+    }
+
     /// What is stored of a table that was read at once.
     #[must_use]
     pub fn seen_of(&self, table: (&str, &str)) -> Option<&S> {

@@ -33,6 +33,8 @@ enum State<D: Database> {
         work: WithConnection<D, Chunk<D>>,
         /// What the newest snapshot saw that was known when the reading began; its own sees that too.
         floor: Option<D::Visible>,
+        /// Rows that it should have.
+        expected: u32,
     },
     Held(Chunk<D>),
 }
@@ -118,10 +120,10 @@ impl<D: Database> ChunkQueue<D> {
     /// Rows that make a chunk of a good size: a bit less than its bytes, so that it rarely ends early.
     fn rows(&self, readers: &Readers<D>) -> u32 {
         match self.bytes_per_row {
-            None => readers.chunk_rows.min(FIRST_ROWS),
+            None => readers.chunk_rows().min(FIRST_ROWS),
             Some(bytes) => {
                 let fit = readers.chunk_bytes() / 4 * 3 / bytes.max(1);
-                u32::try_from(fit).unwrap_or(u32::MAX).clamp(1, readers.chunk_rows)
+                u32::try_from(fit).unwrap_or(u32::MAX).clamp(1, readers.chunk_rows())
             }
         }
     }
@@ -139,6 +141,9 @@ impl<D: Database> ChunkQueue<D> {
             if !slot.is_waiting() || reading >= readers.count || (place > 0 && ahead >= readers.count) {
                 continue;
             }
+            if !readers.may_begin(few) {
+                break;
+            }
             let rows = if slot.range.upto.is_some() { many } else { few };
             let request = ChunkRequest {
                 table: Arc::clone(table),
@@ -150,7 +155,7 @@ impl<D: Database> ChunkQueue<D> {
                 let read = database.read(&mut connection, &request).await;
                 Ok((connection, read.attempting(|| "read a chunk of the snapshot".into())?))
             });
-            slot.state = State::Reading { work, floor: self.latest.clone() };
+            slot.state = State::Reading { work, floor: self.latest.clone(), expected: few };
             reading += 1;
             ahead += usize::from(place > 0);
         }
@@ -192,11 +197,12 @@ impl<D: Database> ChunkQueue<D> {
         let mut moved = self.poll_rest(readers, cx)?;
         let mut place = 0;
         while let Some(slot) = self.slots.get_mut(place) {
-            if let State::Reading { work, .. } = &mut slot.state
+            if let State::Reading { work, expected, .. } = &mut slot.state
                 && let Poll::Ready(read) = work.as_mut().poll(cx)
             {
                 let (connection, chunk) = read?;
                 readers.idle.push(connection);
+                readers.throttle.read(chunk.rows.len(), *expected);
                 self.hold(place, chunk);
                 self.forget(touched);
                 moved = true;

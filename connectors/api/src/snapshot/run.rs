@@ -9,6 +9,7 @@
 
 use std::{
     future::poll_fn,
+    num::NonZeroU32,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -19,6 +20,7 @@ use super::{
     meter::Meter,
     progress::{Marks, Progress, seen_name},
     queue::ChunkQueue,
+    throttle::Throttle,
     touched::{Touched, has_same_key},
 };
 use crate::{
@@ -58,10 +60,42 @@ pub(super) struct Readers<D: Database> {
     database: D,
     pub(super) idle: Vec<D::Connection>,
     pub(super) count: usize,
-    pub(super) chunk_rows: u32,
+    chunk_rows: u32,
+    pub(super) throttle: Throttle,
+    /// Until the next chunk may be begun.
+    rest: Option<Work<()>>,
 }
 
 impl<D: Database> Readers<D> {
+    /// Most rows of a chunk.
+    pub(super) fn chunk_rows(&self) -> u32 {
+        self.throttle.rows(self.chunk_rows)
+    }
+
+    /// Whether a chunk of this many rows may be begun, which is then counted. If not, [`Self::poll_rest`] says when.
+    pub(super) fn may_begin(&mut self, rows: u32) -> bool {
+        let now = Instant::now();
+        match self.throttle.wait(now) {
+            Some(wait) => {
+                self.rest.get_or_insert_with(|| D::rest(wait));
+                false
+            }
+            None => {
+                self.rest = None;
+                self.throttle.begun(now, rows);
+                true
+            }
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_over = self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_ready());
+        if is_over {
+            self.rest = None;
+        }
+        is_over
+    }
+
     /// Most bytes of a chunk.
     pub(super) fn chunk_bytes(&self) -> usize {
         (HELD_BYTES_MAX / (self.count + 1)).min(CHUNK_BYTES_MAX)
@@ -124,6 +158,8 @@ impl<D: Database> SnapshotRun<D> {
             idle: Vec::new(),
             count: settings.readers.max(1),
             chunk_rows: settings.chunk_rows,
+            throttle: Throttle::default(),
+            rest: None,
         };
         let tables = progress.todo.clone();
         let settling = readers.work(|database, mut connection| async move {
@@ -139,6 +175,15 @@ impl<D: Database> SnapshotRun<D> {
             readers,
             described: None,
             meter,
+        }
+    }
+
+    /// Bounds the rows that are read in a second, from now on; none is no bound. A table that is read at once, while the stream is held, is
+    /// not slowed.
+    pub fn limit(&mut self, rows_per_second: Option<NonZeroU32>) {
+        if self.readers.throttle.set(rows_per_second) {
+            self.readers.rest = None;
+            self.meter.limit(rows_per_second);
         }
     }
 
@@ -253,7 +298,10 @@ impl<D: Database> SnapshotRun<D> {
                 self.stage = Stage::Between;
                 Ok(true)
             }
-            Stage::Chunks(_, queue) => queue.poll(&mut self.readers, &mut self.touched, cx),
+            Stage::Chunks(_, queue) => {
+                let rested = self.readers.poll_rest(cx);
+                Ok(queue.poll(&mut self.readers, &mut self.touched, cx)? || rested)
+            }
             Stage::Opening(table, work) => {
                 let Poll::Ready(opened) = work.as_mut().poll(cx) else { return Ok(false) };
                 let whole = opened.attempting(|| "begin to read a table without a key".into())?;

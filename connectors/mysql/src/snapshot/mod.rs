@@ -155,6 +155,13 @@ impl Database for MySql {
         (piece.high.file.as_ref().to_owned(), piece.high.offset)
     }
 
+    fn rest(time: Duration) -> Work<()> {
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            Ok(())
+        })
+    }
+
     fn spawn<T: Send + 'static>(work: Work<T>) -> Work<T> {
         let mut tasks = JoinSet::new();
         tasks.spawn(work);

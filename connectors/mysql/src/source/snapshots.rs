@@ -8,7 +8,7 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use rowstream_api::{
     Chain, Class, ConnectorError, SourceBatch,
-    snapshot::{Settings, SnapshotRun},
+    snapshot::{LostPosition, Settings, SnapshotRun},
 };
 
 use super::{BinlogSourceTask, now_us};
@@ -23,9 +23,11 @@ impl BinlogSourceTask {
     pub(super) fn steer_snapshot(&mut self) -> Result<(), ConnectorError> {
         let is_paused = self.offset.on_demand.is_paused();
         self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
+        LostPosition::show(self.offset.lost.as_ref(), self.offset.snapshot.as_ref(), &self.cx.gauges);
         if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
             self.end_run();
         }
+        self.limit_run();
         if is_paused || self.snapshot.is_some() {
             return Ok(());
         }
@@ -39,6 +41,7 @@ impl BinlogSourceTask {
         let SnapshotConfig { chunk_rows, readers, .. } = self.plan.snapshot;
         let settings = Settings { chunk_rows, readers };
         self.snapshot = Some(SnapshotRun::new(database, settings, progress, &self.cx.gauges));
+        self.limit_run();
         Ok(())
     }
 
@@ -46,6 +49,13 @@ impl BinlogSourceTask {
     pub(super) fn end_run(&mut self) {
         self.snapshot = None;
         self.reader.control.want(None);
+    }
+
+    /// What is asked for holds for the run under way.
+    fn limit_run(&mut self) {
+        if let Some(run) = &mut self.snapshot {
+            run.limit(self.offset.on_demand.rows_per_second(self.plan.snapshot.rows_per_second));
+        }
     }
 
     /// Tells the snapshot how its tables look. Breaks when its run ended.

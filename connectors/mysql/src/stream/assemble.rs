@@ -18,7 +18,7 @@ pub(super) use statements::unpack_query;
 
 use std::{collections::HashMap, sync::Arc};
 
-use rowstream_api::ConnectorError;
+use rowstream_api::{ConnectorError, snapshot::TableName};
 
 use super::{
     batch::{HeldRows, RawBatch, StreamTable, Transaction, index_of},
@@ -64,6 +64,8 @@ struct KnownTable {
 pub struct Assembler {
     geometries: Geometries,
     filter: TableFilter,
+    /// A table whose rows are read, too: that of signals.
+    signal: Option<TableName>,
     batch: HeldRows,
     transactions: Vec<Transaction>,
     tables: HashMap<u64, KnownTable>,
@@ -95,6 +97,7 @@ impl Assembler {
                 Flavour::MariaDb => Geometries::AmongTexts,
             },
             filter,
+            signal: None,
             batch: HeldRows::default(),
             transactions: Vec::new(),
             tables: HashMap::new(),
@@ -110,6 +113,13 @@ impl Assembler {
             unknown: None,
             payload: None,
         }
+    }
+
+    /// The rows of this table are read, whatever is captured.
+    #[must_use]
+    pub fn with_signal(mut self, signal: Option<TableName>) -> Self {
+        self.signal = signal;
+        self
     }
 
     /// Bytes of the batch that is being built.

@@ -18,6 +18,7 @@ use std::{
 use rowstream_api::{
     Attempting, ConnectorError,
     queue::{self, Receiver, Sender},
+    snapshot::TableName,
 };
 use tokio::{
     sync::{Notify, oneshot},
@@ -67,6 +68,8 @@ pub struct StreamPlan {
     pub from: Position,
     /// Which tables.
     pub tables: TableFilter,
+    /// A table whose rows are read, too: that of signals.
+    pub signal: Option<TableName>,
     /// How statements that define something are passed on, if they are.
     pub definitions: Option<DefinitionPlan>,
     /// A batch ends at this size.
@@ -284,7 +287,8 @@ impl<'a> Stream<'a> {
         let mut connection = BinlogConnection::connect(&plan.connection).await?;
         setup::check_position(&mut connection, plan).await?;
         let mut assembler = Assembler::new(plan.from.clone(), plan.tables.clone(), plan.flavour)
-            .with_definitions(plan.definitions.clone());
+            .with_definitions(plan.definitions.clone())
+            .with_signal(plan.signal.clone());
         if !matches!(plan.from.gtids, GtidState::Set(_)) {
             for prepared in &plan.from.prepared {
                 assembler.adopt(lookup::fetch(plan, prepared).await?);

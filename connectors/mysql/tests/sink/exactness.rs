@@ -1,7 +1,7 @@
 //! Fence, offsets, lost answers, conflicts: what keeps each row exactly once.
 
 use mysql_async::prelude::Queryable;
-use rowstream_api::{Class, Gauges, SinkConnector, SinkTask, TaskContext, ValueRef};
+use rowstream_api::{Class, Gauges, SinkConnector, SinkTask, StartReason, TaskContext, ValueRef};
 use rowstream_mysql::sink::MySqlSink;
 use rowstream_testkit::records::{Topic, int, s, text};
 use serde_json::{Value, json};
@@ -215,6 +215,7 @@ async fn watched(
         task: 0,
         gauges: gauges.clone(),
         log_id: "log-1".to_owned(),
+        start: StartReason::Connector,
     };
     let mut task = MySqlSink::start(target.plan(settings), cx).await.unwrap();
     task.open(std::slice::from_ref(&t.partition)).await.unwrap();

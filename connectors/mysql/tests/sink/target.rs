@@ -12,8 +12,8 @@ use std::{
 
 use mysql_async::{Conn, prelude::Queryable};
 use rowstream_api::{
-    ConfigErrors, ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, TaskContext,
-    TopicPartition,
+    ConfigErrors, ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, StartReason,
+    TaskContext, TopicPartition,
 };
 use rowstream_mysql::{
     connection::{ConnectionConfig, Purpose},
@@ -159,6 +159,7 @@ impl Target {
             task: 0,
             gauges: Gauges::default(),
             log_id: log.to_owned(),
+            start: StartReason::Connector,
         };
         MySqlSink::start(self.plan(settings), cx).await
     }

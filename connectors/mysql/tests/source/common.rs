@@ -14,7 +14,7 @@ use std::{
 use mysql_async::{Conn, prelude::Queryable};
 use rowstream_api::{
     Change, ChangeView, Class, ConnectorError, Gauges, Op, RowView, SourceBatch, SourceConnector,
-    SourceOffsets, SourceTask, TableSchema, TaskContext, ValueRef,
+    SourceOffsets, SourceTask, StartReason, TableSchema, TaskContext, ValueRef,
     snapshot::{Report, SnapshotAction, SnapshotRequest},
 };
 use rowstream_mysql::{
@@ -213,20 +213,29 @@ pub fn events(batch: &SourceBatch) -> Vec<Event> {
     events
 }
 
+pub fn context() -> TaskContext {
+    TaskContext {
+        connector: "test".into(),
+        task: 0,
+        gauges: Gauges::default(),
+        log_id: "log".into(),
+        start: StartReason::Connector,
+    }
+}
+
 pub async fn start(plan: &SourcePlan, stored: &SourceOffsets) -> Result<BinlogSourceTask, ConnectorError> {
-    let cx =
-        TaskContext { connector: "test".into(), task: 0, gauges: Gauges::default(), log_id: "log".into() };
-    MySqlSource::start(plan.clone(), stored.clone(), cx).await
+    MySqlSource::start(plan.clone(), stored.clone(), context()).await
 }
 
 /// Plays the topic log: records and offsets become durable together.
 pub struct Drain {
     pub plan: SourcePlan,
-    pub task: Option<BinlogSourceTask>,
+    pub task: Option<Box<BinlogSourceTask>>,
     pub stored: SourceOffsets,
     pub events: Vec<Event>,
     /// Every stored position, with the number of events before it.
     pub history: Vec<(usize, SourceOffsets)>,
+    pub cx: TaskContext,
 }
 
 impl Drain {
@@ -238,7 +247,8 @@ impl Drain {
     }
 
     pub async fn resume(plan: SourcePlan, stored: SourceOffsets) -> Self {
-        let mut drain = Self { plan, task: None, stored, events: Vec::new(), history: Vec::new() };
+        let mut drain =
+            Self { plan, task: None, stored, events: Vec::new(), history: Vec::new(), cx: context() };
         drain.restart().await;
         drain
     }
@@ -248,8 +258,8 @@ impl Drain {
         self.task = None;
         let deadline = tokio::time::Instant::now() + PATIENCE;
         self.task = Some(loop {
-            match start(&self.plan, &self.stored).await {
-                Ok(task) => break task,
+            match MySqlSource::start(self.plan.clone(), self.stored.clone(), self.cx.clone()).await {
+                Ok(task) => break Box::new(task),
                 Err(error) => {
                     assert_eq!(error.class, Class::Transient, "{error:?}");
                     assert!(tokio::time::Instant::now() < deadline, "{error:?}");

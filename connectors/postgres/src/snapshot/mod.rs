@@ -160,6 +160,13 @@ impl Database for Postgres {
         SeenBy { snapshot: piece.visible.to_string(), until: piece.high }
     }
 
+    fn rest(time: Duration) -> Work<()> {
+        Box::pin(async move {
+            tokio::time::sleep(time).await;
+            Ok(())
+        })
+    }
+
     fn spawn<T: Send + 'static>(work: Work<T>) -> Work<T> {
         let mut tasks = JoinSet::new();
         tasks.spawn(work);

@@ -12,7 +12,7 @@ use std::{
 
 use rowstream_api::{
     Chain, Class, ConnectorError, SourceBatch,
-    snapshot::{Delivered, Settings, SnapshotRun},
+    snapshot::{Delivered, LostPosition, Settings, SnapshotRun},
 };
 
 use super::PostgresSourceTask;
@@ -29,9 +29,11 @@ impl PostgresSourceTask {
     pub(super) fn steer_snapshot(&mut self) {
         let is_paused = self.offset.on_demand.is_paused();
         self.cx.gauges.note("snapshot_paused", is_paused.then(|| "snapshot: paused".to_owned()));
+        LostPosition::show(self.offset.lost.as_ref(), self.offset.snapshot.as_ref(), &self.cx.gauges);
         if is_paused && self.snapshot.as_ref().is_some_and(|run| !run.holds_stream()) {
             self.snapshot = None;
         }
+        self.limit_run();
         if is_paused || self.snapshot.is_some() || self.publish.is_some() {
             return;
         }
@@ -48,6 +50,14 @@ impl PostgresSourceTask {
         };
         let settings = Settings { chunk_rows, readers };
         self.snapshot = Some(SnapshotRun::new(database, settings, progress, &self.cx.gauges));
+        self.limit_run();
+    }
+
+    /// What is asked for holds for the run under way.
+    fn limit_run(&mut self) {
+        if let Some(run) = &mut self.snapshot {
+            run.limit(self.offset.on_demand.rows_per_second(self.plan.snapshot.rows_per_second));
+        }
     }
 
     /// Tells the snapshot how its tables look. Breaks when its run ended.

@@ -16,7 +16,7 @@ use std::{
 
 use rowstream_api::{
     Change, ChangeView, Class, ConnectorError, Gauges, Op, RowView, SourceBatch, SourceConnector,
-    SourceOffsets, SourceTask, TableSchema, TaskContext, ValueRef,
+    SourceOffsets, SourceTask, StartReason, TableSchema, TaskContext, ValueRef,
     snapshot::{Report, SnapshotAction, SnapshotRequest},
 };
 use rowstream_postgres::{
@@ -194,7 +194,13 @@ pub fn events(batch: &SourceBatch) -> Vec<Event> {
 }
 
 pub fn context() -> TaskContext {
-    TaskContext { connector: "test".into(), task: 0, gauges: Gauges::default(), log_id: "log".into() }
+    TaskContext {
+        connector: "test".into(),
+        task: 0,
+        gauges: Gauges::default(),
+        log_id: "log".into(),
+        start: StartReason::Connector,
+    }
 }
 
 /// Plays the topic log: records and offsets become durable together.
@@ -287,6 +293,10 @@ impl Drain {
     pub fn lines(&self) -> Vec<String> {
         self.events.iter().map(line).collect()
     }
+}
+
+pub fn table_of_topic(e: &Event) -> &str {
+    e.topic.rsplit('.').next().unwrap()
 }
 
 pub fn line(e: &Event) -> String {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use rowstream_api::{
-    ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, TaskContext, TopicPartition,
+    ConnectorError, Flushed, Gauges, SinkConnector, SinkRecord, SinkTask, StartReason, TaskContext,
+    TopicPartition,
 };
 use rowstream_postgres::{
     connection::{Connection, ConnectionConfig, ConnectionPlan},
@@ -106,6 +107,7 @@ impl Target {
             task: 0,
             gauges: Gauges::default(),
             log_id: log.to_owned(),
+            start: StartReason::Connector,
         };
         PostgresSink::start(self.plan(settings), cx).await
     }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     task::Poll,
+    time::Duration,
 };
 
 use super::super::{Chunk, ChunkRequest, Database, Key, Rows, Table, TableName, Visibility, Work};
@@ -306,6 +307,9 @@ impl Database for Model {
     }
     fn spawn<T: Send + 'static>(work: Work<T>) -> Work<T> {
         work
+    }
+    fn rest(_time: Duration) -> Work<()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

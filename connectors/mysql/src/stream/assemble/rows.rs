@@ -30,7 +30,8 @@ impl Assembler {
         if self.tables.get(&id).is_some_and(|known| known.body == body && is_current(known)) {
             return Ok(());
         }
-        let captured = self.filter.matches(database, table);
+        let is_signal = self.signal.as_ref().is_some_and(|(of, name)| of == database && name == table);
+        let captured = is_signal || self.filter.matches(database, table);
         let table = match table_map::decode(body, self.geometries) {
             Ok(shape) => {
                 let (begins, version) = (self.next.clone(), self.definitions);
