@@ -184,7 +184,8 @@ fn come_back_once(daemon: &Daemon, letters: i64) {
             if round > 1 {
                 daemon.kill_running();
             }
-            (asked.join().unwrap(), other.join().unwrap());
+            asked.join().unwrap();
+            other.join().unwrap();
         });
         if round > 1 {
             daemon.start();
