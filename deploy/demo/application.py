@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 from parts import ROOT, Daemon, Psql, tear_down, until_captured
@@ -61,6 +62,29 @@ class Application:
             self.psql.run(database, "ALTER SCHEMA public OWNER TO rowstream")
             if schema:
                 self.psql.run(database, "SET ROLE rowstream;\n" + schema)
+
+
+class Writer:
+    """One statement after the other, until it is stopped; `process` takes them."""
+
+    def __init__(self, process, statement, pause):
+        self.process, self.statement, self.pause = process, statement, pause
+        self.written, self.stopped = 0, threading.Event()
+        self.thread = threading.Thread(target=self.write, daemon=True)
+        self.thread.start()
+
+    def write(self):
+        chance = random.Random(7)
+        while not self.stopped.wait(self.pause):
+            self.process.stdin.write(self.statement(chance, self.written) + ";\n")
+            self.process.stdin.flush()
+            self.written += 1
+        self.process.stdin.close()
+        self.process.wait()
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
 
 
 def judge(problems):

@@ -1,11 +1,9 @@
 """config/examples/field-service: an order desk, a portal, two installers, and marketing that joins later."""
 
 import json
-import random
-import threading
 import time
 
-from application import Application, main
+from application import Application, Writer, main
 from parts import ROOT, Receiver
 
 ORDERS = 150
@@ -32,34 +30,14 @@ class Listener(Receiver):
         return [(row["id"], row["version"]) for _, row in self.told]
 
 
-class OrderDesk:
-    """One writer: orders come, are surveyed, given to an installer (or to the other one), installed. Each change raises `version`."""
-
-    def __init__(self, psql):
-        self.process, self.changes, self.stopped = psql.writer("fiber"), 0, threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-        self.thread.start()
-
-    def write(self):
-        chance = random.Random(7)
-        for step in range(1_000_000):
-            if self.stopped.wait(0.01):
-                break
-            if step < ORDERS:
-                sql = f"INSERT INTO orders (id, customer, address, price, internal_note) VALUES ({step}, 'c{step}', 'Road {step}', {step}.90, 'secret')"
-            else:
-                state, installer = chance.choice(["surveyed", "scheduled", "installed"]), chance.choice(["'north'", "'south'", "installer"])
-                sql = (f"UPDATE orders SET state = '{state}', installer = {installer}, appointment = '2026-12-01', version = version + 1, "
-                       f"internal_note = 'secret {step}' WHERE id = {chance.randrange(ORDERS)}")
-            self.process.stdin.write(sql + ";\n")
-            self.process.stdin.flush()
-            self.changes += 1
-        self.process.stdin.close()
-        self.process.wait()
-
-    def stop(self):
-        self.stopped.set()
-        self.thread.join()
+def change(chance, written):
+    """Orders come, are surveyed, given to an installer (or to the other one), installed. Each change raises `version`."""
+    if written < ORDERS:
+        return (f"INSERT INTO orders (id, customer, address, price, internal_note) "
+                f"VALUES ({written}, 'c{written}', 'Road {written}', {written}.90, 'secret')")
+    state, installer = chance.choice(["surveyed", "scheduled", "installed"]), chance.choice(["'north'", "'south'", "installer"])
+    return (f"UPDATE orders SET state = '{state}', installer = {installer}, appointment = '2026-12-01', version = version + 1, "
+            f"internal_note = 'secret {written}' WHERE id = {chance.randrange(ORDERS)}")
 
 
 class FieldService(Application):
@@ -76,7 +54,7 @@ class FieldService(Application):
         return {f"{name.upper()}_URL": listener.url for name, listener in self.listeners.items()}
 
     def start(self):
-        self.desk = OrderDesk(self.psql)
+        self.desk = Writer(self.psql.writer("fiber"), change, 0.01)
 
     def stop(self):
         if self.desk:
@@ -84,7 +62,7 @@ class FieldService(Application):
 
     def tell(self):
         told = "   ".join(f"{name} {len(listener.told):,}" + (" (down)" if listener.down else "") for name, listener in self.listeners.items())
-        print(f"  {self.desk.changes:>6,} changes   {told}", flush=True)
+        print(f"  {self.desk.written:>6,} changes   {told}", flush=True)
 
     def watch(self):
         self.watched += 1

@@ -2,13 +2,12 @@
 
 import html
 import http.server
-import random
 import subprocess
 import threading
 import time
 import urllib.request
 
-from application import Application, main
+from application import Application, Writer, main
 from parts import ROOT, Mariadb, Receiver, until_captured
 
 CUSTOMERS = 40
@@ -18,29 +17,6 @@ BY_CITY = """SELECT c.city, count(*) AS invoices, sum(i.amount)::text AS amount,
 BY_CITY_MONOLITH = """SELECT c.city, count(*), sum(i.amount), sum(NOT i.paid) FROM monolith.invoices i JOIN monolith.customers c ON c.id = i.customer_id
     GROUP BY c.city ORDER BY c.city"""
 CITIES = ["Aarau", "Bern", "Chur", "Zug"]
-
-
-class Writer:
-    """One statement after the other, until it is stopped; `process` takes them."""
-
-    def __init__(self, process, statement, pause):
-        self.process, self.statement, self.pause = process, statement, pause
-        self.written, self.stopped = 0, threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-        self.thread.start()
-
-    def write(self):
-        chance = random.Random(5)
-        while not self.stopped.wait(self.pause):
-            self.process.stdin.write(self.statement(chance, self.written) + ";\n")
-            self.process.stdin.flush()
-            self.written += 1
-        self.process.stdin.close()
-        self.process.wait()
-
-    def stop(self):
-        self.stopped.set()
-        self.thread.join()
 
 
 def customer(chance, written):

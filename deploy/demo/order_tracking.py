@@ -1,11 +1,9 @@
 """config/examples/order-tracking: a customer's webhook, and how long it takes from the commit."""
 
 import json
-import random
-import threading
 import time
 
-from application import Application, main
+from application import Application, Writer, main
 from parts import ROOT, Receiver
 
 STATUSES = ["placed", "paid", "packed", "shipped", "delivered"]
@@ -32,34 +30,20 @@ class Customer(Receiver):
 class Shop:
     """Places orders, touches them, and moves them on; keeps what the customer must hear."""
 
-    def __init__(self, psql):
-        self.process, self.changes, self.expected, self.stopped = psql.writer("tracked"), 0, {}, threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-        self.thread.start()
+    def __init__(self):
+        self.expected = {}
 
-    def write(self):
-        chance = random.Random(11)
-        while not self.stopped.wait(0.006):
-            kind, id = chance.random(), chance.randrange(max(len(self.expected), 1))
-            if kind < 0.2 or not self.expected:
-                id = len(self.expected)
-                self.expected[id] = ["placed"]
-                sql = f"INSERT INTO orders (id, customer, item) VALUES ({id}, 'c{id % 50}', 'item {id}')"
-            elif kind < 0.6 and len(self.expected[id]) < len(STATUSES):
-                status = STATUSES[len(self.expected[id])]
-                self.expected[id].append(status)
-                sql = f"UPDATE orders SET status = '{status}' WHERE id = {id}"
-            else:
-                sql = f"UPDATE orders SET shelf = 'secret shelf', packed_by = 'secret packer', touched = touched + 1 WHERE id = {id}"
-            self.process.stdin.write(sql + ";\n")
-            self.process.stdin.flush()
-            self.changes += 1
-        self.process.stdin.close()
-        self.process.wait()
-
-    def stop(self):
-        self.stopped.set()
-        self.thread.join()
+    def change(self, chance, _):
+        kind, id = chance.random(), chance.randrange(max(len(self.expected), 1))
+        if kind < 0.2 or not self.expected:
+            id = len(self.expected)
+            self.expected[id] = ["placed"]
+            return f"INSERT INTO orders (id, customer, item) VALUES ({id}, 'c{id % 50}', 'item {id}')"
+        if kind < 0.6 and len(self.expected[id]) < len(STATUSES):
+            status = STATUSES[len(self.expected[id])]
+            self.expected[id].append(status)
+            return f"UPDATE orders SET status = '{status}' WHERE id = {id}"
+        return f"UPDATE orders SET shelf = 'secret shelf', packed_by = 'secret packer', touched = touched + 1 WHERE id = {id}"
 
 
 class OrderTracking(Application):
@@ -68,22 +52,22 @@ class OrderTracking(Application):
 
     def __init__(self, psql, directory):
         super().__init__(psql, directory)
-        self.customer, self.shop, self.watched = Customer(self.secret), None, 0
+        self.customer, self.shop, self.writer, self.watched = Customer(self.secret), Shop(), None, 0
 
     def environment(self):
         return {"CUSTOMER_URL": self.customer.url}
 
     def start(self):
-        self.shop = Shop(self.psql)
+        self.writer = Writer(self.psql.writer("tracked"), self.shop.change, 0.006)
 
     def stop(self):
-        if self.shop:
-            self.shop.stop()
+        if self.writer:
+            self.writer.stop()
 
     def watch(self):
         told = len(self.customer.late_ms)
         newest = self.customer.rows[-1] if told else {}
-        print(f"  {self.shop.changes:>7,} changes   {told:>7,} notifications   from commit to delivery {self.customer.quantiles(self.watched)}   "
+        print(f"  {self.writer.written:>7,} changes   {told:>7,} notifications   from commit to delivery {self.customer.quantiles(self.watched)}   "
               f"last: order {newest.get('id')} is {newest.get('status')}", flush=True)
         self.watched = told
 
@@ -95,10 +79,10 @@ class OrderTracking(Application):
             self.kill(chance)
             self.watch()
         time.sleep(1)
-        self.shop.stop()
+        self.writer.stop()
         self.daemon.wait()
         expected = sum(map(len, self.shop.expected.values()))
-        print(f"\nThe shop closed after {self.shop.changes:,} changes, {expected:,} of which a customer must hear, and 3 SIGKILLs. Waiting …", flush=True)
+        print(f"\nThe shop closed after {self.writer.written:,} changes, {expected:,} of which a customer must hear, and 3 SIGKILLs. Waiting …", flush=True)
         self.until("all are told", lambda: sum(map(len, self.customer.told.values())) >= expected)
         told = self.customer.told
         problems = [f"order {id}: told {told.get(id)}, expected {self.shop.expected.get(id)}"

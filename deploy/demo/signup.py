@@ -1,38 +1,20 @@
 """config/examples/signup: a request, a small service that answers it, and three who listen to the answer."""
 
-import random
-import threading
 import time
 
-from application import Application, main
+from application import Application, Writer, main
 from parts import ROOT, Mariadb, Receiver
 
 CRM = "SELECT user_id, name, email FROM crm.contacts ORDER BY user_id"
 
 
-class Web:
-    """Asks for users, one transaction each: the outbox holds the request only until it commits."""
-
-    def __init__(self, psql):
-        self.process, self.asked, self.stopped = psql.writer("accounts"), 0, threading.Event()
-        self.thread = threading.Thread(target=self.write, daemon=True)
-        self.thread.start()
-
-    def write(self):
-        while not self.stopped.wait(0.06):
-            user = f"u{self.asked:05}"
-            payload = f"""{{"user_id": "{user}", "name": "Nämè {self.asked}", "email": "{user}@example.com"}}"""
-            self.process.stdin.write(f"""BEGIN;
-                INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('user', '{user}', 'createUserRequested', '{payload}');
-                DELETE FROM outbox; COMMIT;\n""")
-            self.process.stdin.flush()
-            self.asked += 1
-        self.process.stdin.close()
-        self.process.wait()
-
-    def stop(self):
-        self.stopped.set()
-        self.thread.join()
+def request(_, written):
+    """The web application asks for a user: the outbox holds the request only until the transaction commits."""
+    user = f"u{written:05}"
+    payload = f"""{{"user_id": "{user}", "name": "Nämè {written}", "email": "{user}@example.com"}}"""
+    return f"""BEGIN;
+        INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('user', '{user}', 'createUserRequested', '{payload}');
+        DELETE FROM outbox; COMMIT"""
 
 
 class UserService(Receiver):
@@ -79,7 +61,7 @@ class Signup(Application):
         return {"SERVICE_URL": self.service.url, "MAIL_URL": self.mailer.url, "CRM_PORT": str(self.mariadb.port())}
 
     def start(self):
-        self.web = Web(self.psql)
+        self.web = Writer(self.psql.writer("accounts"), request, 0.06)
 
     def stop(self):
         if self.web:
@@ -103,7 +85,7 @@ class Signup(Application):
             return []
 
     def tell(self):
-        print(f"  {self.web.asked:>6,} asked   {len(self.mailer.welcomed):>6,} welcomed   {len(self.customers()):>6,} in the warehouse   "
+        print(f"  {self.web.written:>6,} asked   {len(self.mailer.welcomed):>6,} welcomed   {len(self.customers()):>6,} in the warehouse   "
               f"{len(self.contacts()):>6,} in the CRM", flush=True)
 
     def watch(self):
@@ -126,7 +108,7 @@ class Signup(Application):
         time.sleep(1)
         self.web.stop()
         self.daemon.wait()
-        asked = [(f"u{n:05}", f"Nämè {n}", f"u{n:05}@example.com") for n in range(self.web.asked)]
+        asked = [(f"u{n:05}", f"Nämè {n}", f"u{n:05}@example.com") for n in range(self.web.written)]
         print(f"\n{len(asked):,} asked, and 3 SIGKILLs. Waiting until all is told …", flush=True)
         self.until("all are in the CRM", lambda: len(self.contacts()) >= len(asked))
         self.until("all are in the warehouse", lambda: len(self.customers()) >= len(asked))

@@ -25,11 +25,17 @@ mod validate;
 use std::{
     io::{self, BufWriter, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 
 use exit::{EXIT_CODES, Exit, Failure};
+
+use crate::topic_log::kafka;
+
+/// How long the end of the process waits for clients of Kafka, which close within milliseconds.
+const CLIENTS_GONE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Captures row changes from databases, exactly once, and delivers them to databases and webhooks.
 #[derive(Debug, Parser)]
@@ -91,6 +97,10 @@ pub fn main() -> ExitCode {
     };
     let mut out = BufWriter::new(io::stdout());
     let outcome = runtime.block_on(cli.command.execute(&mut out));
+    drop(runtime);
+    if !kafka::until_clients_are_gone(CLIENTS_GONE_WITHIN) {
+        tracing::debug!("clients of Kafka are still being closed");
+    }
     match outcome.and_then(|()| out.flush().map_err(Failure::from)) {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {

@@ -437,7 +437,7 @@ def commands(name, text):
         return
     for line in re.findall(r"^rowstream (.+)$", text, re.MULTILINE):
         words = [w for w in line.split("#")[0].split("|")[0].split() if w]
-        command = [w for w in words[:2] if re.fullmatch(r"[a-z]+", w)]
+        command = [w for w in words[:2] if re.fullmatch(r"[a-z][a-z-]*", w)]
         if command[:1] == ["describe"] or command[:1] in (["status"], ["run"], ["validate"]):
             command = command[:1]
         out = run(BINARY, *command, "--help")

@@ -2,8 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -21,6 +21,18 @@ use super::health::Health;
 
 /// A token without an expiry of its own is read again after this long.
 const TOKEN_LIFETIME_MS: i64 = 10 * 60 * 1000;
+
+/// Clients of this process: a context is dropped when librdkafka has destroyed its client, threads and all.
+static CLIENTS: Mutex<usize> = Mutex::new(0);
+static CLIENT_GONE: Condvar = Condvar::new();
+
+/// Waits until librdkafka has destroyed all clients, so that the process can end: behind `main` OpenSSL frees what a thread of theirs may be
+/// using, which ends the process by a signal. `false` when some are left. Blocks.
+pub fn until_clients_are_gone(patience: Duration) -> bool {
+    let clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = CLIENT_GONE.wait_timeout_while(clients, patience, |clients| *clients > 0);
+    *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+}
 
 /// Ear and mouth of one client.
 pub(super) struct Context {
@@ -42,6 +54,7 @@ pub(super) struct DeliveryFailure {
 
 impl Context {
     pub(super) fn new(health: &Arc<Health>, role: impl Into<String>, token: Option<PathBuf>) -> Self {
+        *CLIENTS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         Self { health: Arc::clone(health), role: role.into(), token, failure: Mutex::default() }
     }
     /// The first failed delivery since the last call, our own aborts left out.
@@ -68,6 +81,8 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        *CLIENTS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        CLIENT_GONE.notify_all();
         self.health.forget(&self.role);
     }
 }

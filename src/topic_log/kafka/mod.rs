@@ -59,6 +59,7 @@ use self::{
 };
 pub use self::{
     config::{KafkaConfig, KafkaSasl, KafkaTls, TopicDefaults, TopicSettings},
+    context::until_clients_are_gone,
     probe::probe,
     schemas::{SchemasTopic, Written},
 };

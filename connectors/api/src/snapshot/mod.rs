@@ -56,5 +56,5 @@ pub use on_demand::{OnDemand, Order, Refusal, SnapshotAction, SnapshotRequest};
 pub use progress::{Marks, Progress};
 pub use report::Report;
 pub use run::{Delivered, Settings, SnapshotRun};
-pub use signal::{Meaning, Signal};
+pub use signal::Signal;
 pub use touched::{Told, Touched};

@@ -118,6 +118,26 @@ pub enum Order {
     Resume,
 }
 
+impl Order {
+    /// What is done, for people.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        match self {
+            Self::Read { tables, .. } if tables.is_empty() => "nothing is read",
+            Self::Read { .. } => "tables are read",
+            Self::Stop(_) => "tables are read no more",
+            Self::Pause => "snapshots are paused",
+            Self::Resume => "snapshots go on",
+        }
+    }
+
+    /// What is not read of that which was named, and why.
+    #[must_use]
+    pub fn refused(&self) -> &[(String, String)] {
+        if let Self::Read { refused, .. } = self { refused } else { &[] }
+    }
+}
+
 /// What was asked for, as it is stored beside the stream's position.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -10,10 +10,13 @@
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::{database::TableName, on_demand::dotted};
+use super::{
+    database::TableName,
+    on_demand::{Order, dotted},
+};
 use crate::{
     change::{Change, ChangeSet},
-    error::ConnectorError,
+    error::{Chain, Class, ConnectorError},
     row::RowView,
     value::ValueRef,
 };
@@ -45,7 +48,7 @@ pub struct Signal {
 
 /// What a signal asks for.
 #[derive(Debug)]
-pub enum Meaning {
+enum Meaning {
     /// Read tables.
     Execute(Choice),
     /// Read them no more; without a choice, nothing of what was asked for.
@@ -58,6 +61,55 @@ pub enum Meaning {
     Log(String),
     /// Nothing.
     Nothing,
+}
+
+/// What is to be done about a signal.
+pub enum Step {
+    /// Find out which of these tables can be read.
+    Find(Choice),
+    /// This.
+    Do(Order),
+    /// Write this into the log.
+    Log(String),
+    /// Nothing.
+    Nothing,
+}
+
+/// Tables that a signal means, as it turns out which of them can be read.
+#[derive(Debug, Default)]
+pub struct Found {
+    tables: Vec<(TableName, Option<String>)>,
+    refused: Vec<(String, String)>,
+}
+
+impl Found {
+    /// What the source says of one of them: whether it can be read, or why not.
+    ///
+    /// # Errors
+    /// The source could not say, and may be able to later.
+    pub fn add<T>(
+        &mut self,
+        (table, condition): (TableName, Option<String>),
+        told: Result<Result<T, String>, ConnectorError>,
+    ) -> Result<(), ConnectorError> {
+        let reason = match told {
+            Ok(Ok(_)) => {
+                self.tables.push((table, condition));
+                return Ok(());
+            }
+            Ok(Err(reason)) => reason,
+            Err(error) if error.class == Class::Transient => return Err(error),
+            Err(error) => Chain(&error).to_string(),
+        };
+        self.refused.push((dotted(&table), reason));
+        Ok(())
+    }
+
+    /// All were asked about.
+    #[must_use]
+    pub fn into_order(self) -> Order {
+        Order::Read { tables: self.tables, refused: self.refused }
+    }
 }
 
 /// Tables that a signal names, by patterns.
@@ -120,11 +172,8 @@ impl Data {
 }
 
 impl Signal {
-    /// What it asks for, or what is wrong with it.
-    ///
-    /// # Errors
-    /// Why nothing can be done.
-    pub fn meaning(&self) -> Result<Meaning, String> {
+    /// What it asks for, or why nothing can be done.
+    fn meaning(&self) -> Result<Meaning, String> {
         if self.is_too_long {
             return Err(format!(
                 "it is too long: at most {DATA_BYTES_MAX} bytes of data, and {NAME_BYTES_MAX} of id and type, are taken"
@@ -171,6 +220,26 @@ impl Signal {
         }
     }
 
+    /// What is to be done about it while the stream stands at `position`; what is wrong with it is refused.
+    #[must_use]
+    pub fn step(&self, position: &str) -> Step {
+        match self.meaning() {
+            Ok(Meaning::Execute(choice)) => Step::Find(choice),
+            Ok(Meaning::Stop(None)) => Step::Do(Order::Stop(Box::new(|_| true))),
+            Ok(Meaning::Stop(Some(choice))) => {
+                Step::Do(Order::Stop(Box::new(move |table| choice.means(table))))
+            }
+            Ok(Meaning::Pause) => Step::Do(Order::Pause),
+            Ok(Meaning::Resume) => Step::Do(Order::Resume),
+            Ok(Meaning::Log(message)) => Step::Log(log_line(&message, position)),
+            Ok(Meaning::Nothing) => Step::Nothing,
+            Err(reason) => {
+                let refused = vec![("a signal".to_owned(), reason)];
+                Step::Do(Order::Read { tables: Vec::new(), refused })
+            }
+        }
+    }
+
     /// How requests that it makes are named.
     #[must_use]
     pub fn request(&self) -> String {
@@ -179,9 +248,9 @@ impl Signal {
 }
 
 impl Choice {
-    /// The tables that it means of those that are captured, each with its condition; and the patterns that mean none.
+    /// The tables that it means of those that are captured, each with its condition; patterns that mean none are refused.
     #[must_use]
-    pub fn of(&self, captured: &[TableName]) -> (Vec<(TableName, Option<String>)>, Vec<String>) {
+    pub fn of(&self, captured: &[TableName]) -> (Vec<(TableName, Option<String>)>, Found) {
         let names: Vec<(String, &TableName)> = captured.iter().map(|name| (dotted(name), name)).collect();
         let means = |(name, _): &&(String, &TableName)| self.tables.iter().any(|table| table.matches(name));
         let condition = |name: &str| {
@@ -190,7 +259,9 @@ impl Choice {
         };
         let chosen = names.iter().filter(means).map(|(name, table)| ((*table).clone(), condition(name)));
         let is_idle = |table: &&Pattern| !names.iter().any(|(name, _)| table.matches(name));
-        (chosen.collect(), self.tables.iter().filter(is_idle).map(|table| table.0.clone()).collect())
+        let none = "no table that is captured is meant by it";
+        let refused = self.tables.iter().filter(is_idle).map(|table| (table.0.clone(), none.to_owned()));
+        (chosen.collect(), Found { tables: Vec::new(), refused: refused.collect() })
     }
 
     /// Whether it means a table.
@@ -281,10 +352,10 @@ mod tests {
             "additional-conditions": [{"data-collection": "s.b2", "filter": "n > 1"}]}"#;
         let Ok(Meaning::Execute(choice)) = signal("execute-snapshot", data) else { panic!() };
         let captured = names(&["a", "ab", "b1", "b2", "m$n"]);
-        let (tables, unknown) = choice.of(&captured);
+        let (tables, found) = choice.of(&captured);
         let of = |n: usize, condition: Option<&str>| (captured[n].clone(), condition.map(str::to_owned));
         assert_eq!(tables, [of(0, None), of(2, None), of(3, Some("n > 1")), of(4, None)]);
-        assert_eq!(unknown, ["s.x"]);
+        assert_eq!(found.into_order().refused()[0].0, "s.x");
         let all = r#"{"data-collections": ["s.*"], "additional-condition": "m < 2"}"#;
         let Ok(Meaning::Execute(choice)) = signal("execute-snapshot", all) else { panic!() };
         assert!(choice.of(&captured).0.iter().all(|(_, condition)| condition.as_deref() == Some("m < 2")));

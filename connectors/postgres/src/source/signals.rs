@@ -6,11 +6,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use rowstream_api::{
-    Chain, Class, ConnectorError,
+    ConnectorError,
     snapshot::{
-        Meaning, Order,
-        on_demand::dotted,
-        signal::{self, Choice},
+        Order,
+        signal::{self, Choice, Step},
     },
 };
 
@@ -66,75 +65,39 @@ impl PostgresSourceTask {
 
     /// Finds out what the signals come to, and does it; the next offset says so.
     pub(super) async fn follow_signals(&mut self) -> Result<(), ConnectorError> {
+        let position = Lsn(self.offset.lsn).to_string();
         let mut orders = Vec::new();
         for signal in self.offset.signals.clone() {
-            let order = match signal.meaning() {
-                Ok(Meaning::Execute(choice)) => Some(self.order_to_read(&choice).await?),
-                Ok(Meaning::Stop(None)) => Some(Order::Stop(Box::new(|_| true))),
-                Ok(Meaning::Stop(Some(choice))) => {
-                    Some(Order::Stop(Box::new(move |table| choice.means(table))))
-                }
-                Ok(Meaning::Pause) => Some(Order::Pause),
-                Ok(Meaning::Resume) => Some(Order::Resume),
-                Ok(Meaning::Log(message)) => {
-                    let position = Lsn(self.offset.lsn).to_string();
-                    tracing::info!(
-                        signal = signal.request(),
-                        message = signal::log_line(&message, &position),
-                        "signal"
-                    );
-                    None
-                }
-                Ok(Meaning::Nothing) => None,
-                Err(reason) => {
-                    let refused = vec![("a signal".to_owned(), reason)];
-                    Some(Order::Read { tables: Vec::new(), refused })
-                }
-            };
-            orders.extend(order.map(|order| (signal.request(), order)));
+            let request = signal.request();
+            match signal.step(&position) {
+                Step::Find(choice) => orders.push((request, self.order_to_read(&choice).await?)),
+                Step::Do(order) => orders.push((request, order)),
+                Step::Log(message) => tracing::info!(signal = request, message, "signal"),
+                Step::Nothing => {}
+            }
         }
         self.offset.signals.clear();
         for (request, order) in orders {
-            self.follow(&request, order);
+            for (table, reason) in order.refused() {
+                tracing::warn!(signal = request, table, reason, "what a signal asks for is refused");
+            }
+            tracing::info!(signal = request, what = order.what(), "signal followed");
+            if self.offset.on_demand.follow(&request, order, &mut self.offset.snapshot) {
+                self.snapshot = None;
+            }
         }
         self.announce = true;
         Ok(())
     }
 
-    fn follow(&mut self, request: &str, order: Order) {
-        let what = match &order {
-            Order::Read { tables, refused } => {
-                for (table, reason) in refused {
-                    tracing::warn!(signal = request, table, reason, "what a signal asks for is refused");
-                }
-                if tables.is_empty() { "nothing is read" } else { "tables are read" }
-            }
-            Order::Stop(_) => "tables are read no more",
-            Order::Pause => "snapshots are paused",
-            Order::Resume => "snapshots go on",
-        };
-        tracing::info!(signal = request, what, "signal followed");
-        if self.offset.on_demand.follow(request, order, &mut self.offset.snapshot) {
-            self.snapshot = None;
-        }
-    }
-
     /// The tables that a signal names, as far as they can be read.
     async fn order_to_read(&mut self, choice: &Choice) -> Result<Order, ConnectorError> {
         let captured = self.tables.captured(&self.plan).await?;
-        let (chosen, unknown) = choice.of(&captured);
-        let none = "no table that is captured is meant by it";
-        let mut refused: Vec<(String, String)> =
-            unknown.into_iter().map(|pattern| (pattern, none.to_owned())).collect();
-        let mut tables = Vec::with_capacity(chosen.len());
+        let (chosen, mut found) = choice.of(&captured);
         for (table, condition) in chosen {
-            match self.tables.asked(&table, condition.as_deref(), &self.plan).await {
-                Ok(Ok(_)) => tables.push((table, condition)),
-                Ok(Err(reason)) => refused.push((dotted(&table), reason)),
-                Err(error) if error.class == Class::Transient => return Err(error),
-                Err(error) => refused.push((dotted(&table), Chain(&error).to_string())),
-            }
+            let told = self.tables.asked(&table, condition.as_deref(), &self.plan).await;
+            found.add((table, condition), told)?;
         }
-        Ok(Order::Read { tables, refused })
+        Ok(found.into_order())
     }
 }
